@@ -1,0 +1,2 @@
+//! The `granule` binary.
+fn main() {}
