@@ -1,0 +1,34 @@
+#!/bin/busybox sh
+# /init of the default guest: says that it is up and what its CPU can do, does what the kernel command line asks, powers off.
+#   granule.cmd=COMMAND   a shell command, with + for each space; at its end "GRANULE-GUEST-EXIT status" is printed
+#   granule.shell         an interactive shell on the console
+# Without either it powers off at once.
+
+PATH=/usr/local/bin:/usr/bin:/sbin:/bin
+export PATH
+busybox mount -t proc -o nosuid,nodev,noexec proc /proc
+busybox --install -s
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/shm
+mount -t devpts devpts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t tmpfs tmp /tmp
+ip link set lo up 2>/dev/null
+
+echo "GRANULE-GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
+grep -m 1 ^Features /proc/cpuinfo
+
+for word in $(cat /proc/cmdline); do
+    case $word in
+    granule.cmd=*)
+        sh -c "$(echo "${word#granule.cmd=}" | tr + ' ')"
+        echo "GRANULE-GUEST-EXIT $?"
+        ;;
+    granule.shell)
+        setsid cttyhack sh
+        ;;
+    esac
+done
+sync
+poweroff -f

@@ -1,0 +1,129 @@
+"""One emulated Arm host, as a QEMU process.
+
+Three ways out of it: the lab port (one end of a socket pair), the console (a file: only the kernel and PID 1 write there), and
+the shared folders (9p, which needs no daemon and works the same with every QEMU).
+"""
+
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import initramfs
+from .places import LabError, kernel
+
+EMULATOR = "qemu-system-aarch64"
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass
+class Options:
+    """What kind of host is wanted."""
+
+    version: str = "6.12"
+    mte: bool = True
+    icount: bool = False
+    cpus: int = 2
+    memory: str = "4G"
+    # Folder → may the lab write there?
+    shares: dict[Path, bool] = field(default_factory=dict)
+    # Path in the lab → file to copy there.
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+class Host:
+    """A running emulated host; leaving the context ends it."""
+
+    def __init__(self, options: Options, agent: Path, shell: str | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="granule-lab-"))
+        self.console = self._folder / "console"
+        self.port, inner = socket.socketpair()
+        try:
+            with inner:
+                self._process = self._launch(options, agent, inner, shell)
+        except BaseException:
+            shutil.rmtree(self._folder)
+            raise
+
+    def __enter__(self) -> "Host":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.port.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def console_tail(self, lines: int = 40) -> str:
+        """The last that the kernel said."""
+        text = self.console.read_bytes().decode(errors="replace") if self.console.exists() else ""
+        return "\n".join(text.replace("\r", "").splitlines()[-lines:])
+
+    def panicked(self) -> bool:
+        return self.console.exists() and b"Kernel panic - not syncing" in self.console.read_bytes()
+
+    def _launch(self, options: Options, agent: Path, inner: socket.socket, shell: str | None) -> subprocess.Popen:
+        if not shutil.which(EMULATOR):
+            raise LabError(f"{EMULATOR} is not installed: run scripts/setup")
+        initrd = self._folder / "initrd"
+        texts = {"/lab/shares": _share_table(options.shares)}
+        if shell is not None:
+            texts["/lab/shell"] = shell
+        with initrd.open("wb") as file:
+            file.write(initramfs.host(options.version, agent).read_bytes())
+            file.write(initramfs.overlay(options.files, texts))
+        command = [EMULATOR, *_machine(options), "-initrd", str(initrd), *_shares(options.shares)]
+        append = "console=ttyAMA0 panic=-1 loglevel=5 " + ("lab.shell" if shell is not None else "")
+        command += ["-append", append, "-device", "virtio-serial-pci", "-serial", f"file:{self.console}"]
+        if shell is None:
+            command += ["-chardev", f"socket,id=lab,fd={inner.fileno()}", "-device", "virtserialport,chardev=lab,name=lab"]
+        else:
+            command += ["-chardev", "stdio,id=lab,signal=off", "-device", "virtconsole,chardev=lab"]
+        return subprocess.Popen(
+            command,
+            stdin=None if shell is not None else subprocess.DEVNULL,
+            stdout=None if shell is not None else subprocess.DEVNULL,
+            pass_fds=[inner.fileno()],
+            preexec_fn=None if shell is not None else _die_with_parent,
+        )
+
+
+def _machine(options: Options) -> list[str]:
+    mte = "on" if options.mte else "off"
+    command = ["-M", f"virt,virtualization=on,mte={mte},gic-version=3", "-cpu", "max,pauth-impdef=on"]
+    command += ["-smp", str(options.cpus), "-m", options.memory, "-kernel", str(kernel(options.version, "host") / "Image")]
+    command += ["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot", "-nodefaults", "-no-user-config"]
+    accelerator = "tcg,thread=single" if options.icount else "tcg,thread=multi"
+    command += ["-accel", accelerator]
+    if options.icount:
+        command += ["-icount", "shift=1,sleep=off,align=off"]
+    return command
+
+
+def _shares(shares: dict[Path, bool]) -> list[str]:
+    command = []
+    for number, (folder, writable) in enumerate(shares.items()):
+        tag, path = f"share{number}", str(folder).replace(",", ",,")
+        readonly = "" if writable else ",readonly=on"
+        command += ["-fsdev", f"local,id={tag},path={path},security_model=none,multidevs=remap{readonly}"]
+        command += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    return command
+
+
+def _share_table(shares: dict[Path, bool]) -> str:
+    entries = enumerate(shares.items())
+    return "".join(f"share{number} {'rw' if writable else 'ro'} {folder}\n" for number, (folder, writable) in entries)
+
+
+def _die_with_parent() -> None:
+    # A terminal's Ctrl-C is for the lab, which then ends the emulator; and the emulator never outlives the lab.
+    os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

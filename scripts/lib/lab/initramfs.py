@@ -1,0 +1,98 @@
+"""What the emulated host and a first guest boot into: busybox, an /init, modules, static programs."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from . import cpio
+from .modules import ModuleTree
+from .places import SCRIPTS, LabError, cache, cached, kernel
+
+# Before the command's folder and streams exist: PCI transport, streams, shared folders.
+BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
+# What a host of virtual machines has: taps, vhost, disks, a network, overlays.
+HOSTING_MODULES = ("tun", "vhost_net", "vhost_vsock", "virtio_blk", "virtio_net", "overlay", "ext4", "loop")
+
+PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
+GROUP = "root:x:0:\ntty:x:5:\nkvm:x:104:root\nnogroup:x:65534:\n"
+
+
+def host(version: str, agent: Path) -> Path:
+    """The lab host's initramfs, built once for each content."""
+    tree = kernel(version, "host")
+    inputs = [SCRIPTS / "lib" / "host-init.sh", Path(__file__), agent, busybox(), tree / "package"]
+
+    def build() -> bytes:
+        archive = _base()
+        archive.file("/init", (SCRIPTS / "lib" / "host-init.sh").read_bytes(), 0o755)
+        archive.copy("/lab/agent", agent)
+        archive.file("/etc/passwd", PASSWD.encode())
+        archive.file("/etc/group", GROUP.encode())
+        archive.file("/etc/hosts", b"127.0.0.1 localhost\n")
+        order = []
+        for name, data in ModuleTree(tree).closure(BOOT_MODULES + HOSTING_MODULES):
+            archive.file(f"/lab/modules/{name}.ko", data)
+            order.append(name)
+        archive.file("/lab/modules/order", "".join(f"{name}\n" for name in order).encode())
+        return archive.finish()
+
+    return _built(f"host-{version}", inputs, build)
+
+
+def guest(extra: list[tuple[str, Path]]) -> Path:
+    """A first guest's initramfs: the default /init, and the given (path in the guest, file) pairs."""
+    init = SCRIPTS / "lib" / "guest-init.sh"
+    inputs = [init, Path(__file__), busybox(), *(file for _, file in extra)]
+
+    def build() -> bytes:
+        archive = _base()
+        for path, file in extra:
+            archive.copy(path, file)
+        archive.file("/init", init.read_bytes(), 0o755)
+        return archive.finish()
+
+    return _built("guest", inputs, build, names=[path for path, _ in extra])
+
+
+def overlay(files: dict[str, Path], texts: dict[str, str]) -> bytes:
+    """A second archive for one run, unpacked over the first."""
+    archive = cpio.Archive()
+    for path, file in files.items():
+        archive.copy(path, file)
+    for path, text in texts.items():
+        archive.file(path, text.encode())
+    return archive.finish()
+
+
+def busybox() -> Path:
+    """The static arm64 busybox."""
+    for place in ("bin/busybox", "usr/bin/busybox"):
+        if (cached("busybox") / place).exists():
+            return cached("busybox") / place
+    raise LabError("the cached busybox package holds no busybox: run scripts/setup")
+
+
+def _base() -> cpio.Archive:
+    archive = cpio.Archive()
+    for folder in ("dev", "etc", "proc", "root", "run", "sys", "sbin", "usr/bin", "usr/sbin", "usr/local/bin", "var"):
+        archive.directory(f"/{folder}")
+    archive.directory("/tmp", 0o1777)
+    archive.device("/dev/console", 5, 1, 0o600)
+    archive.device("/dev/null", 1, 3, 0o666)
+    archive.copy("/bin/busybox", busybox())
+    archive.symlink("/bin/sh", "busybox")
+    return archive
+
+
+def _built(name: str, inputs: list[Path], build, names: list[str] = ()) -> Path:
+    key = hashlib.sha256(repr(names).encode())
+    for file in inputs:
+        # Inside the cache, a file is only ever replaced whole: its identity stands for its content.
+        key.update(hashlib.sha256(file.read_bytes()).digest())
+    path = cache() / "initramfs" / f"{name}-{key.hexdigest()[:16]}.cpio"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_suffix(f".{os.getpid()}")
+        fresh.write_bytes(build())
+        fresh.rename(path)
+    return path
