@@ -1,0 +1,351 @@
+//! Where everything is in guest physical memory.
+//!
+//! ```text
+//!  0x0800_0000  GICD       64 KiB
+//!  0x0808_0000  ITS       128 KiB
+//!  0x080a_0000  GICR      128 KiB per vCPU, at most 32
+//!  0x0900_0000  PL011       4 KiB  serial port
+//!  0x0901_0000  PL031       4 KiB  clock
+//!  0x0903_0000  PL061       4 KiB  power button
+//!  0x1000_0000  PCI 32-bit windows, 512 MiB shared evenly by the segments
+//!  0x3000_0000  PCI ECAM, 16 MiB (16 buses) per segment, at most 16 segments
+//!  0x4000_0000  RAM
+//!  above RAM    PCI 64-bit windows, shared evenly by the segments
+//! ```
+//!
+//! Addresses below RAM never move: they are part of what a snapshot means. The 64-bit windows depend on the
+//! size of RAM and of the guest physical address space only, so the same configuration gives the same map.
+
+use serde::Serialize;
+use thiserror::Error;
+
+/// A guest physical address.
+pub use vm_memory::GuestAddress as Gpa;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The most vCPUs that one VM can have.
+pub const MAX_VCPUS: u8 = 32;
+/// The most PCI segments (domains) that one VM can have.
+pub const MAX_PCI_SEGMENTS: u16 = 16;
+/// Buses that one segment's ECAM window decodes.
+pub const PCI_BUSES_PER_SEGMENT: u8 = 16;
+/// The size of RAM is a multiple of this: the largest page that an Arm kernel uses (64 KiB).
+pub const RAM_GRANULARITY: u64 = 64 * KIB;
+/// Where RAM begins.
+pub const RAM_BASE: Gpa = Gpa(GIB);
+
+/// The GIC distributor.
+pub const GIC_DISTRIBUTOR: Window = Window::new(0x0800_0000, 64 * KIB);
+/// The GIC's interrupt translation service (message-signalled interrupts).
+pub const GIC_ITS: Window = Window::new(0x0808_0000, 128 * KIB);
+/// Where the GIC redistributors begin, one after the other.
+pub const GIC_REDISTRIBUTORS_BASE: Gpa = Gpa(0x080a_0000);
+/// What one redistributor takes (two frames of 64 KiB).
+pub const GIC_REDISTRIBUTOR_SIZE: u64 = 128 * KIB;
+/// The serial port, a PL011.
+pub const UART: Window = Window::new(0x0900_0000, 4 * KIB);
+/// The clock, a PL031.
+pub const RTC: Window = Window::new(0x0901_0000, 4 * KIB);
+/// The GPIO controller with the power button, a PL061.
+pub const GPIO: Window = Window::new(0x0903_0000, 4 * KIB);
+/// All PCI 32-bit windows together.
+pub const PCI_MMIO32: Window = Window::new(0x1000_0000, 512 * MIB);
+/// All PCI configuration windows together.
+pub const PCI_ECAM: Window = Window::new(0x3000_0000, 256 * MIB);
+/// The configuration window of one segment: 1 MiB per bus.
+pub const PCI_ECAM_SIZE: u64 = PCI_BUSES_PER_SEGMENT as u64 * MIB;
+
+/// The 64-bit windows start here where the address space allows, so that they do not move with the size of RAM.
+const PCI_MMIO64_USUAL_BASE: u64 = 256 * GIB;
+/// What one segment gets at most and at least of the 64-bit windows.
+const PCI_MMIO64_MAX_PER_SEGMENT: u64 = 512 * GIB;
+const PCI_MMIO64_MIN_PER_SEGMENT: u64 = GIB;
+
+/// A range of guest physical addresses, `base ≤ address < base + size`. Never wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Window {
+    base: u64,
+    size: u64,
+}
+
+impl Window {
+    /// The range of `size` bytes at `base`.
+    ///
+    /// # Panics
+    /// Where the range would go past the end of the 64-bit address space. All callers use checked or constant
+    /// numbers; a range from elsewhere goes through [`Window::checked`].
+    #[must_use]
+    pub const fn new(base: u64, size: u64) -> Self {
+        assert!(base.checked_add(size).is_some(), "the window passes the end of the address space");
+        Self { base, size }
+    }
+
+    /// The range of `size` bytes at `base`, or nothing where it would wrap.
+    #[must_use]
+    pub const fn checked(base: u64, size: u64) -> Option<Self> {
+        match base.checked_add(size) {
+            Some(_) => Some(Self { base, size }),
+            None => None,
+        }
+    }
+
+    /// The first address.
+    #[must_use]
+    pub const fn base(&self) -> Gpa {
+        Gpa(self.base)
+    }
+
+    /// The number of bytes.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The first address after the range.
+    #[must_use]
+    pub const fn end(&self) -> Gpa {
+        Gpa(self.base + self.size)
+    }
+
+    /// Whether the address is inside.
+    #[must_use]
+    pub const fn contains(&self, address: Gpa) -> bool {
+        address.0 >= self.base && address.0 - self.base < self.size
+    }
+
+    /// Whether the other range is wholly inside.
+    #[must_use]
+    pub const fn encloses(&self, other: &Window) -> bool {
+        other.base >= self.base && other.base + other.size <= self.base + self.size
+    }
+
+    /// Whether the two ranges share an address.
+    #[must_use]
+    pub const fn overlaps(&self, other: &Window) -> bool {
+        self.base < other.base + other.size && other.base < self.base + self.size
+    }
+}
+
+/// One PCI segment's share of the address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PciSegment {
+    /// The PCI domain number.
+    pub id: u16,
+    /// Configuration space, buses 0 to 15.
+    pub ecam: Window,
+    /// BARs of 32 bits.
+    pub mmio32: Window,
+    /// BARs of 64 bits.
+    pub mmio64: Window,
+}
+
+/// The memory map of one VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    ram: Window,
+    vcpus: u8,
+    segments: Vec<PciSegment>,
+}
+
+/// Why there is no memory map for a configuration.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum LayoutError {
+    /// RAM of no bytes.
+    #[error("the VM has no memory")]
+    NoRam,
+    /// RAM of an odd size.
+    #[error("memory of {size} bytes is not a multiple of {RAM_GRANULARITY} bytes (64 KiB)")]
+    RamUnaligned {
+        /// Bytes asked for.
+        size: u64,
+    },
+    /// RAM and the 64-bit PCI windows do not fit in what the host's processor can translate.
+    #[error(
+        "memory of {size} bytes does not fit: with {ipa_bits} bits of guest physical address and {segments} PCI \
+         segment(s), {most} bytes are possible"
+    )]
+    RamTooLarge {
+        /// Bytes asked for.
+        size: u64,
+        /// Bits of guest physical address.
+        ipa_bits: u8,
+        /// PCI segments asked for.
+        segments: u16,
+        /// The most that would fit.
+        most: u64,
+    },
+    /// A number of vCPUs outside 1 to 32.
+    #[error("{0} vCPUs asked for; 1 to {MAX_VCPUS} are possible")]
+    VcpuCount(u32),
+    /// A number of segments outside 1 to 16.
+    #[error("{0} PCI segments asked for; 1 to {MAX_PCI_SEGMENTS} are possible")]
+    SegmentCount(u16),
+}
+
+impl Layout {
+    /// The map of a VM with `ram_size` bytes of RAM, `vcpus` vCPUs and `segments` PCI segments in a guest
+    /// physical address space of `ipa_bits` bits.
+    ///
+    /// # Errors
+    /// Says which of the numbers is impossible.
+    pub fn new(ram_size: u64, vcpus: u32, segments: u16, ipa_bits: u8) -> Result<Self, LayoutError> {
+        if ram_size == 0 {
+            return Err(LayoutError::NoRam);
+        }
+        if !ram_size.is_multiple_of(RAM_GRANULARITY) {
+            return Err(LayoutError::RamUnaligned { size: ram_size });
+        }
+        let vcpus = u8::try_from(vcpus)
+            .ok()
+            .filter(|n| (1..=MAX_VCPUS).contains(n))
+            .ok_or(LayoutError::VcpuCount(vcpus))?;
+        if !(1..=MAX_PCI_SEGMENTS).contains(&segments) {
+            return Err(LayoutError::SegmentCount(segments));
+        }
+        let most = most_ram(segments, ipa_bits);
+        if ram_size > most {
+            return Err(LayoutError::RamTooLarge { size: ram_size, ipa_bits, segments, most });
+        }
+        let ram = Window::new(RAM_BASE.0, ram_size);
+        let segments = share_windows(ram, segments, ipa_bits);
+        Ok(Self { ram, vcpus, segments })
+    }
+
+    /// RAM: always one range.
+    #[must_use]
+    pub fn ram(&self) -> Window {
+        self.ram
+    }
+
+    /// The number of vCPUs, 1 to 32.
+    #[must_use]
+    pub fn vcpus(&self) -> u8 {
+        self.vcpus
+    }
+
+    /// The GIC redistributors of all vCPUs.
+    #[must_use]
+    pub fn redistributors(&self) -> Window {
+        Window::new(GIC_REDISTRIBUTORS_BASE.0, GIC_REDISTRIBUTOR_SIZE * u64::from(self.vcpus))
+    }
+
+    /// The PCI segments, in the order of their ids, at least one.
+    #[must_use]
+    pub fn segments(&self) -> &[PciSegment] {
+        &self.segments
+    }
+}
+
+/// The bytes of RAM that fit under `ipa_bits` bits, with the smallest possible 64-bit windows above it.
+fn most_ram(segments: u16, ipa_bits: u8) -> u64 {
+    space_end(ipa_bits)
+        .saturating_sub(u64::from(segments) * PCI_MMIO64_MIN_PER_SEGMENT)
+        .saturating_sub(RAM_BASE.0)
+}
+
+/// The first address past the guest physical address space.
+fn space_end(ipa_bits: u8) -> u64 {
+    // 52 bits are the most that the architecture has; what the host really has was asked of KVM before.
+    1 << ipa_bits.min(52)
+}
+
+fn share_windows(ram: Window, count: u16, ipa_bits: u8) -> Vec<PciSegment> {
+    let n = u64::from(count);
+    let end = space_end(ipa_bits);
+    // The caller has checked that at least 1 GiB per segment is left above RAM.
+    let above_ram = ram.end().0.next_multiple_of(GIB);
+    let base = if end.saturating_sub(PCI_MMIO64_USUAL_BASE) >= n * PCI_MMIO64_MIN_PER_SEGMENT {
+        above_ram.max(PCI_MMIO64_USUAL_BASE)
+    } else {
+        above_ram
+    };
+    let size64 = ((end - base) / n).min(PCI_MMIO64_MAX_PER_SEGMENT) & !(GIB - 1);
+    // A power of two, so that a BAR as large as the window is aligned in it.
+    let size32 = PCI_MMIO32.size() / n.next_power_of_two();
+    (0..count)
+        .map(|id| {
+            let i = u64::from(id);
+            PciSegment {
+                id,
+                ecam: Window::new(PCI_ECAM.base().0 + i * PCI_ECAM_SIZE, PCI_ECAM_SIZE),
+                mmio32: Window::new(PCI_MMIO32.base().0 + i * size32, size32),
+                mmio64: Window::new(base + i * size64, size64),
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all_windows(layout: &Layout) -> Vec<Window> {
+        let mut all = vec![GIC_DISTRIBUTOR, GIC_ITS, layout.redistributors(), UART, RTC, GPIO, layout.ram()];
+        for s in layout.segments() {
+            all.extend([s.ecam, s.mmio32, s.mmio64]);
+        }
+        all
+    }
+
+    #[test]
+    fn no_two_windows_overlap_and_all_fit_in_the_address_space() {
+        for ipa_bits in [36, 40, 44, 48, 52] {
+            for segments in 1..=MAX_PCI_SEGMENTS {
+                for ram in [64 * KIB, 256 * MIB, 3 * GIB + 64 * KIB, most_ram(segments, ipa_bits)] {
+                    let layout =
+                        Layout::new(ram, u32::from(MAX_VCPUS), segments, ipa_bits).expect("all of these fit");
+                    let windows = all_windows(&layout);
+                    for (i, a) in windows.iter().enumerate() {
+                        assert!(a.size() > 0);
+                        assert!(a.end().0 <= 1 << ipa_bits, "{a:x?} in {ipa_bits} bits");
+                        for b in &windows[i + 1..] {
+                            assert!(!a.overlaps(b), "{a:x?} and {b:x?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sixty_four_bit_windows_stay_in_place_while_ram_grows() {
+        let of = |ram| Layout::new(ram, 1, 2, 40).expect("fits").segments()[0].mmio64;
+        assert_eq!(of(256 * MIB), of(128 * GIB));
+        assert_eq!(of(256 * MIB).base(), Gpa(256 * GIB));
+        assert_eq!(of(256 * MIB).size(), 384 * GIB);
+    }
+
+    #[test]
+    fn sixty_four_bit_windows_are_directly_above_ram_in_a_small_address_space() {
+        let layout = Layout::new(2 * GIB + 64 * KIB, 1, 1, 36).expect("fits");
+        let window = layout.segments()[0].mmio64;
+        assert_eq!(window.base(), Gpa(4 * GIB));
+        assert_eq!(window.end(), Gpa(64 * GIB));
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused_by_name() {
+        assert_eq!(Layout::new(0, 1, 1, 40), Err(LayoutError::NoRam));
+        assert_eq!(Layout::new(1, 1, 1, 40), Err(LayoutError::RamUnaligned { size: 1 }));
+        assert_eq!(Layout::new(MIB, 0, 1, 40), Err(LayoutError::VcpuCount(0)));
+        assert_eq!(Layout::new(MIB, 33, 1, 40), Err(LayoutError::VcpuCount(33)));
+        assert_eq!(Layout::new(MIB, 1000, 1, 40), Err(LayoutError::VcpuCount(1000)));
+        assert_eq!(Layout::new(MIB, 1, 0, 40), Err(LayoutError::SegmentCount(0)));
+        assert_eq!(Layout::new(MIB, 1, 17, 40), Err(LayoutError::SegmentCount(17)));
+        let size = u64::MAX - RAM_GRANULARITY + 1;
+        assert!(matches!(Layout::new(size, 1, 1, 40), Err(LayoutError::RamTooLarge { .. })));
+        assert!(matches!(Layout::new(MIB, 1, 1, 0), Err(LayoutError::RamTooLarge { most: 0, .. })));
+    }
+
+    #[test]
+    fn windows_know_their_edges() {
+        let w = Window::new(0x1000, 0x1000);
+        assert!(w.contains(Gpa(0x1000)) && w.contains(Gpa(0x1fff)));
+        assert!(!w.contains(Gpa(0xfff)) && !w.contains(Gpa(0x2000)));
+        assert!(w.encloses(&Window::new(0x1800, 0x800)) && !w.encloses(&Window::new(0x1800, 0x801)));
+        assert!(Window::checked(u64::MAX, 2).is_none());
+    }
+}
