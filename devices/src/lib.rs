@@ -1,1 +1,20 @@
-//! See the package description.
+//! What a guest sees of the outside world, and the processes that serve it.
+//!
+//! ```text
+//!   vCPU exits ──► vm_device bus ──► pci::PciSegment ──► VirtioPciDevice ── VirtioBackend ──► device process
+//!                        └─────────► pl011, pl031, pl061                   (vhost-user)        serve + rng, …
+//! ```
+//!
+//! The left half runs in the machine process, the right half (`serve`, `rng`) in a jailed process per device;
+//! guest memory, kicks and interrupts pass between guest and device process without either half copying them.
+//!
+//! This crate knows nothing of KVM, of HTTP and of processes: what it needs of the machine it asks for by the
+//! traits of [`platform`], and file descriptors come to it already open.
+
+pub mod pci;
+pub mod platform;
+mod sync;
+mod sys;
+
+#[cfg(test)]
+mod fakes;

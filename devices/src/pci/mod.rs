@@ -1,0 +1,27 @@
+//! PCI Express as a guest with a device tree sees it: segments, configuration space, BARs and MSI-X.
+//!
+//! ```text
+//!   ECAM access ─► PciSegment ─► function (own lock) ─► config_read / config_write
+//!                      ▲                                     │ BAR or command changed
+//!                      └── routes (one RwLock, held briefly) ◄┘
+//!   window access ─► routes ─► function (own lock) ─► bar_read / bar_write
+//! ```
+//!
+//! Locks are taken in one order only: a function's own lock, then one of the segment's. A look-up copies the route
+//! out and lets go before it takes the function's lock, so a function that is slow delays nobody else's accesses.
+
+pub mod address;
+pub mod bridge;
+pub mod config;
+pub mod function;
+pub mod msix;
+pub mod routes;
+pub mod segment;
+pub mod spec;
+
+pub use address::{AddressRange, BarIndex, Bdf};
+pub use bridge::HostBridge;
+pub use config::{ConfigSpace, Identity};
+pub use function::{DecodedBar, PciFunction, SharedFunction};
+pub use msix::Msix;
+pub use segment::{Ecam, InsertError, MemoryWindow, PciSegment, SegmentLayout};

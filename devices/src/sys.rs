@@ -1,0 +1,18 @@
+//! The few calls to the kernel that no crate wraps safely for the types at hand.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vmm_sys_util::eventfd::EventFd;
+
+/// Whether reading `eventfd` would return at once.
+pub(crate) fn readable(eventfd: &EventFd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(borrow(eventfd), PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+/// Borrows a descriptor from an owner whose crate does not know `AsFd`.
+pub(crate) fn borrow(owner: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: the owner keeps its descriptor open at least as long as it is borrowed itself.
+    unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
+}
