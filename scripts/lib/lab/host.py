@@ -71,8 +71,7 @@ class Host:
         return self.console.exists() and b"Kernel panic - not syncing" in self.console.read_bytes()
 
     def _launch(self, options: Options, agent: Path, inner: socket.socket, shell: str | None) -> subprocess.Popen:
-        if not shutil.which(EMULATOR):
-            raise LabError(f"{EMULATOR} is not installed: run scripts/setup")
+        _check_emulator()
         initrd = self._folder / "initrd"
         texts = {"/lab/shares": _share_table(options.shares)}
         if shell is not None:
@@ -94,6 +93,15 @@ class Host:
             pass_fds=[inner.fileno()],
             preexec_fn=None if shell is not None else _die_with_parent,
         )
+
+
+def _check_emulator() -> None:
+    """Refuses QEMU 7: it gives all granules of a page one tag (fixed in 8.0), which would void every claim about tags."""
+    if not shutil.which(EMULATOR):
+        raise LabError(f"{EMULATOR} is not installed: run scripts/setup")
+    version = subprocess.run([EMULATOR, "--version"], capture_output=True, text=True, check=True).stdout.split()[3]
+    if version.startswith("7."):
+        raise LabError(f"{EMULATOR} is version {version}, which loses tags; 8.0 or later is needed: run scripts/setup")
 
 
 def _machine(options: Options) -> list[str]:
