@@ -1,0 +1,133 @@
+//! Raw → checked: every number, path and wish of a [`VmConfig`] held against what this host and this build can do.
+//!
+//! One pure function, [`check`]; the same configuration and limits always give the same answer, and nothing on the
+//! host is touched (whether a file is there is found out when it is opened). A refusal names the field by its path
+//! in the JSON: `cpus.boot_vcpus: 0 is not in 1..=32`.
+
+mod built;
+mod error;
+mod machine;
+mod output;
+mod places;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{CoreScheduling, CpuTopology, MteRequest, VmConfig};
+pub use error::{ConfigError, Fault};
+pub use output::Output;
+pub use places::PciPlace;
+
+/// What the host and the build allow.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// vCPUs that a VM may have.
+    pub max_vcpus: u32,
+    /// Memory of the host, bytes.
+    pub host_memory: u64,
+    /// Pages of the host, bytes; guest memory comes in these.
+    pub page_size: u64,
+    /// Bits of guest physical address that KVM translates.
+    pub ipa_bits: u8,
+    /// Guest address at which memory begins.
+    pub ram_start: u64,
+    /// PCI segments that the memory map has room for.
+    pub max_pci_segments: u16,
+    /// What a configuration without a word about memory tagging means.
+    pub mte_default: MteRequest,
+}
+
+/// A configuration that this build can make a VM of, as far as can be told without touching the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// vCPUs.
+    pub cpus: Cpus,
+    /// Memory.
+    pub memory: Memory,
+    /// What is booted.
+    pub payload: Payload,
+    /// Where the UART's text goes.
+    pub serial: Output,
+    /// Where the virtio console's text goes.
+    pub console: Output,
+    /// The entropy device.
+    pub rng: Rng,
+    /// PCI segments, 1 or more.
+    pub pci_segments: u16,
+}
+
+/// Checked vCPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpus {
+    /// vCPUs at boot, 1 or more.
+    pub boot: u8,
+    /// vCPUs that the VM may ever have, `boot` or more.
+    pub max: u8,
+    /// Their layout; flat where none is given.
+    pub topology: Option<CpuTopology>,
+    /// Bits of guest physical address, no more than KVM has.
+    pub phys_bits: u8,
+    /// Memory tagging, after `--mte` has had its say.
+    pub mte: MteRequest,
+    /// Which threads may share a core with the vCPUs.
+    pub core_scheduling: CoreScheduling,
+}
+
+/// Checked memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// Bytes: some, whole pages, no more than host and address space have.
+    pub size: u64,
+    /// Whether all pages are touched before the guest starts.
+    pub prefault: bool,
+    /// Whether transparent huge pages may be used where there are no tags.
+    pub thp: bool,
+    /// Whether the host sets memory aside for the whole guest.
+    pub reserve: bool,
+}
+
+/// What is booted, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// The kernel; not empty.
+    pub kernel: PathBuf,
+    /// The initial RAM disk, if there is one; not empty.
+    pub initramfs: Option<PathBuf>,
+    /// The command line; no NUL in it, no longer than a kernel reads.
+    pub cmdline: String,
+}
+
+/// The entropy device, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rng {
+    /// The name that it was given, if it was.
+    pub id: Option<String>,
+    /// Where the entropy comes from; not empty.
+    pub source: PathBuf,
+    /// Where on the PCI bus it is wanted.
+    pub place: PciPlace,
+}
+
+/// Checks a configuration.
+///
+/// # Errors
+/// The first field that is at fault, in the order in which the fields are documented.
+pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError> {
+    let cpus = machine::cpus(&config.cpus, limits)?;
+    let memory = machine::memory(&config.memory, cpus.phys_bits, limits)?;
+    let payload = machine::payload(&config.payload)?;
+    built::refuse_unbuilt(config)?;
+    let serial = output::serial(&config.serial)?;
+    let console = output::console(&config.console)?;
+    let pci_segments = places::segments(config, limits)?;
+    let rng = Rng {
+        id: config.rng.id.clone(),
+        source: machine::path("rng.src", &config.rng.src)?,
+        place: places::place("rng", config.rng.pci_segment, config.rng.pci_device_id, pci_segments)?,
+    };
+    places::unique_ids(config)?;
+    Ok(Checked { cpus, memory, payload, serial, console, rng, pci_segments })
+}

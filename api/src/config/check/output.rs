@@ -1,0 +1,60 @@
+//! Serial line and console: where the text goes.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, Fault};
+use super::machine::{path, socket_path};
+use crate::config::{ConsoleConfig, Mode, SerialConfig};
+
+/// Where a line's text goes, with what that needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// The device is not there.
+    Off,
+    /// The device is there, the text is thrown away.
+    Null,
+    /// Standard output and input of the process.
+    Tty,
+    /// A new pseudo-terminal.
+    Pty,
+    /// A file, written only.
+    File(PathBuf),
+    /// A Unix socket that is listened on here.
+    Socket(PathBuf),
+}
+
+pub(super) fn serial(raw: &SerialConfig) -> Result<Output, ConfigError> {
+    output("serial", raw.mode, raw.file.as_deref(), raw.socket.as_deref())
+}
+
+pub(super) fn console(raw: &ConsoleConfig) -> Result<Output, ConfigError> {
+    match output("console", raw.mode, raw.file.as_deref(), raw.socket.as_deref())? {
+        output @ (Output::Off | Output::Null) => Ok(output),
+        _ => Err(ConfigError::new(
+            "console.mode",
+            Fault::Unsupported("the virtio console is not supported yet; use Off here and the serial line"),
+        )),
+    }
+}
+
+fn output(line: &str, mode: Mode, file: Option<&Path>, socket: Option<&Path>) -> Result<Output, ConfigError> {
+    Ok(match mode {
+        Mode::Off => Output::Off,
+        Mode::Null => Output::Null,
+        Mode::Tty => Output::Tty,
+        Mode::Pty => Output::Pty,
+        Mode::File => {
+            let field = format!("{line}.file");
+            let file = file.ok_or_else(|| ConfigError::new(&field, Fault::Missing("mode File needs it")))?;
+            Output::File(path(&field, file)?)
+        }
+        Mode::Socket => {
+            let field = format!("{line}.socket");
+            let socket =
+                socket.ok_or_else(|| ConfigError::new(&field, Fault::Missing("mode Socket needs it")))?;
+            Output::Socket(socket_path(&field, socket)?)
+        }
+    })
+}

@@ -1,0 +1,166 @@
+//! Every fault that a configuration can have, and what is said about it.
+
+use super::{Limits, Output, check};
+use crate::config::{MteRequest, VmConfig};
+use crate::json;
+
+const LIMITS: Limits = Limits {
+    max_vcpus: 32,
+    host_memory: 8 << 30,
+    page_size: 4096,
+    ipa_bits: 40,
+    ram_start: 0x4000_0000,
+    max_pci_segments: 16,
+    mte_default: MteRequest::Auto,
+};
+
+fn parsed(body: &str) -> VmConfig {
+    json::parse(body.as_bytes()).unwrap()
+}
+
+fn refusal(body: &str) -> String {
+    check(&parsed(body), &LIMITS).unwrap_err().to_string()
+}
+
+/// A body with a kernel and one more member.
+fn with(member: &str) -> String {
+    format!(r#"{{"payload":{{"kernel":"/k"}},{member}}}"#)
+}
+
+fn cpus(boot: u32, max: u32) -> String {
+    with(&format!(r#""cpus":{{"boot_vcpus":{boot},"max_vcpus":{max}}}"#))
+}
+
+#[test]
+fn a_kernel_alone_is_enough() {
+    let checked = check(&parsed(r#"{"payload":{"kernel":"k"}}"#), &LIMITS).unwrap();
+    assert_eq!((checked.cpus.boot, checked.cpus.max, checked.memory.size), (1, 1, 512 << 20));
+    assert_eq!(checked.cpus.phys_bits, 40, "clamped to what the host has");
+    assert_eq!((checked.serial, checked.console), (Output::Null, Output::Off));
+    assert_eq!(checked.rng.source, std::path::Path::new("/dev/urandom"));
+    assert_eq!(checked.pci_segments, 1);
+}
+
+#[test]
+fn numbers_of_vcpus_are_bounded() {
+    assert_eq!(refusal(&cpus(0, 1)), "cpus.boot_vcpus: 0 is not in 1..=32");
+    assert_eq!(refusal(&cpus(1000, 1000)), "cpus.boot_vcpus: 1000 is not in 1..=32");
+    assert_eq!(refusal(&cpus(1, 33)), "cpus.max_vcpus: 33 is not in 1..=32");
+    assert_eq!(refusal(&cpus(4, 2)), "cpus.boot_vcpus: 4 is more than cpus.max_vcpus, 2");
+    assert!(check(&parsed(&cpus(32, 32)), &LIMITS).is_ok());
+}
+
+#[test]
+fn a_topology_is_of_all_vcpus() {
+    let body = |threads, cores| {
+        with(&format!(
+            r#""cpus":{{"boot_vcpus":1,"max_vcpus":4,"topology":{{"threads_per_core":{threads},
+            "cores_per_die":{cores},"dies_per_package":1,"packages":1}}}}"#
+        ))
+    };
+    assert!(check(&parsed(&body(1, 4)), &LIMITS).is_ok());
+    assert_eq!(refusal(&body(2, 4)), "cpus.topology: 2 × 4 × 1 × 1 is not cpus.max_vcpus, 4");
+    assert_eq!(refusal(&body(0, 4)), "cpus.topology: 0 × 4 × 1 × 1 is not cpus.max_vcpus, 4");
+    assert!(refusal(&body(65535, 65535)).starts_with("cpus.topology: "));
+}
+
+#[test]
+fn sizes_of_memory_are_bounded() {
+    let of = |size: u64| refusal(&with(&format!(r#""memory":{{"size":{size}}}"#)));
+    assert_eq!(of(0), "memory.size: 0 is not in 4096..=8589934592");
+    assert_eq!(of(1), "memory.size: 1 is not a multiple of the page size, 4096");
+    assert_eq!(of(9 << 30), "memory.size: 9663676416 bytes are more than the host has (8589934592 bytes)");
+    let limits = Limits { host_memory: u64::MAX, ..LIMITS };
+    let huge = parsed(&with(&format!(r#""memory":{{"size":{}}}"#, 1u64 << 40)));
+    assert_eq!(
+        check(&huge, &limits).unwrap_err().to_string(),
+        "memory.size: 1099511627776 bytes are more than the guest's address space has room for (1098437885952 bytes)"
+    );
+    let most = parsed(&with(&format!(r#""memory":{{"size":{}}}"#, u64::MAX - 4095)));
+    assert!(check(&most, &limits).is_err());
+}
+
+#[test]
+fn a_kernel_must_be_named() {
+    assert_eq!(refusal("{}"), "payload.kernel: missing: give the path of an arm64 Image");
+    assert_eq!(refusal(r#"{"payload":{"kernel":""}}"#), "payload.kernel: empty");
+    assert_eq!(refusal(r#"{"payload":{"kernel":"a\u0000b"}}"#), "payload.kernel: holds a NUL byte");
+    assert_eq!(
+        refusal(r#"{"payload":{"firmware":"/f"}}"#),
+        "payload.firmware: firmware is not supported; give a kernel"
+    );
+    assert_eq!(refusal(r#"{"payload":{"kernel":"/k","initramfs":""}}"#), "payload.initramfs: empty");
+}
+
+#[test]
+fn a_command_line_is_no_longer_than_the_kernel_reads() {
+    let body =
+        |length: usize| format!(r#"{{"payload":{{"kernel":"/k","cmdline":"{}"}}}}"#, "a".repeat(length));
+    assert!(check(&parsed(&body(2047)), &LIMITS).is_ok());
+    assert_eq!(refusal(&body(2048)), "payload.cmdline: 2048 bytes long, an arm64 kernel takes 2047");
+}
+
+#[test]
+fn outputs_need_what_their_mode_says() {
+    assert_eq!(refusal(&with(r#""serial":{"mode":"File"}"#)), "serial.file: missing: mode File needs it");
+    assert_eq!(
+        refusal(&with(r#""serial":{"mode":"Socket"}"#)),
+        "serial.socket: missing: mode Socket needs it"
+    );
+    let long = format!(r#""serial":{{"mode":"Socket","socket":"/{}"}}"#, "s".repeat(107));
+    assert_eq!(refusal(&with(&long)), "serial.socket: 108 bytes long, a socket address takes 107");
+    assert!(
+        refusal(&with(r#""console":{"mode":"Tty"}"#)).starts_with("console.mode: the virtio console is not")
+    );
+    for mode in ["Off", "Null"] {
+        assert!(check(&parsed(&with(&format!(r#""console":{{"mode":"{mode}"}}"#))), &LIMITS).is_ok());
+    }
+}
+
+#[test]
+fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
+    for (field, member) in [
+        ("disks", r#""disks":[{"path":"/d"}]"#),
+        ("net", r#""net":[{}]"#),
+        ("fs", r#""fs":[{"tag":"t","socket":"/s"}]"#),
+        ("pmem", r#""pmem":[{"file":"/p"}]"#),
+        ("vsock", r#""vsock":{"cid":3,"socket":"/v"}"#),
+        ("balloon", r#""balloon":{"size":0}"#),
+        ("devices", r#""devices":[{"path":"/sys"}]"#),
+        ("iommu", r#""iommu":true"#),
+        ("platform.tdx", r#""platform":{"tdx":true}"#),
+        ("memory.hugepages", r#""memory":{"size":4096,"hugepages":true}"#),
+        ("memory.zones", r#""memory":{"size":0,"zones":[{"id":"a","size":4096}]}"#),
+    ] {
+        assert!(refusal(&with(member)).starts_with(&format!("{field}: ")), "{}", refusal(&with(member)));
+    }
+    let empty = with(r#""disks":[],"net":[],"fs":[],"pmem":[],"devices":[],"vdpa":[],"numa":null"#);
+    assert!(check(&parsed(&empty), &LIMITS).is_ok());
+}
+
+#[test]
+fn places_are_on_buses_that_are_there() {
+    let of = |member: &str| refusal(&with(member));
+    assert_eq!(of(r#""platform":{"num_pci_segments":0}"#), "platform.num_pci_segments: 0 is not in 1..=16");
+    assert_eq!(of(r#""rng":{"pci_segment":1}"#), "rng.pci_segment: 1 is not in 0..=0");
+    assert_eq!(of(r#""rng":{"pci_device_id":32}"#), "rng.pci_device_id: 32 is not in 1..=31");
+    let fits = with(r#""rng":{"pci_segment":1,"pci_device_id":31},"platform":{"num_pci_segments":2}"#);
+    assert_eq!(check(&parsed(&fits), &LIMITS).unwrap().rng.place.slot, Some(31));
+}
+
+#[test]
+fn two_devices_of_one_name_are_a_conflict() {
+    let body = with(r#""rng":{"id":"a"},"console":{"mode":"Off","id":"a"}"#);
+    let error = check(&parsed(&body), &LIMITS).unwrap_err();
+    assert_eq!(error.to_string(), "console.id: `a` is the name of rng.id, too");
+    assert!(error.is_duplicate());
+    assert_eq!(crate::error::ApiError::from(error).status(), 409);
+}
+
+#[test]
+fn a_word_about_tags_overrules_the_default() {
+    let default = parsed(&with(r#""iommu":false"#));
+    assert_eq!(check(&default, &LIMITS).unwrap().cpus.mte, MteRequest::Auto);
+    let body = with(r#""cpus":{"boot_vcpus":1,"max_vcpus":1,"features":{"mte":true}}"#);
+    assert_eq!(check(&parsed(&body), &LIMITS).unwrap().cpus.mte, MteRequest::On);
+}
