@@ -15,6 +15,7 @@ pub mod pci;
 pub mod platform;
 mod sync;
 mod sys;
+pub mod virtio;
 
 #[cfg(test)]
 mod fakes;

@@ -1,0 +1,64 @@
+//! What the transport needs of whatever serves a device.
+//!
+//! ```text
+//!             start                  stop
+//!   stopped ─────────► running ─────────────► stopped
+//!      ▲                  │ back end gone: every call fails with DeviceFault
+//!      └──── reconnect ◄──┘
+//! ```
+
+use std::os::unix::net::UnixStream;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::fault::Fault;
+
+/// One queue, checked: its size is a power of two, its rings are aligned and each lies in one region of RAM.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueSetup<'a> {
+    /// The queue's index.
+    pub index: u16,
+    /// How many descriptors it has.
+    pub size: u16,
+    /// Guest-physical address of the descriptor table.
+    pub descriptors: u64,
+    /// Guest-physical address of the available ring.
+    pub available: u64,
+    /// Guest-physical address of the used ring.
+    pub used: u64,
+    /// The index of the available ring to go on from; 0 on a fresh start.
+    pub next_available: u16,
+    /// Signalled when the guest has made buffers available.
+    pub kick: &'a EventFd,
+    /// To be signalled when buffers were used; `None` if the guest wants no interrupt.
+    pub call: Option<&'a EventFd>,
+}
+
+/// Whatever serves a virtio device; in production a device process that speaks vhost-user.
+///
+/// Every method returns within a time that the implementor bounds.
+pub trait VirtioBackend: Send {
+    /// The features that it has.
+    fn features(&self) -> u64;
+
+    /// The most descriptors that each of its queues may have, each a power of two.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The device-specific configuration, at most 4,096 bytes of it.
+    fn config(&self) -> &[u8];
+
+    /// Passes on a write of the guest, which lies within [`VirtioBackend::config`].
+    fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault>;
+
+    /// Starts serving `queues`, which are those that the guest has enabled.
+    fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault>;
+
+    /// Has `queue` of a running device interrupt by another eventfd.
+    fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault>;
+
+    /// Stops. On success the back end reads and writes no guest memory any more.
+    fn stop(&mut self) -> Result<(), Fault>;
+
+    /// Goes on over `stream` with a new process in the place of one that is gone; the back end is stopped then.
+    fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault>;
+}
