@@ -3,13 +3,13 @@
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use crate::platform::{Doorbells, MsiMessage, MsiVectors};
+use crate::platform::{Doorbells, IrqLine, MsiMessage, MsiVectors};
 use crate::sync::lock;
 use crate::virtio::{DeviceFault, Fault, QueueSetup, VirtioBackend};
 
@@ -158,5 +158,22 @@ impl VirtioBackend for FakeBackend {
     fn reconnect(&mut self, _stream: UnixStream) -> Result<(), Fault> {
         lock(&self.log).hung = false;
         self.answer("reconnect".to_owned())
+    }
+}
+
+/// A line whose level can be looked at.
+#[derive(Default)]
+pub(crate) struct FakeLine(AtomicBool);
+
+impl FakeLine {
+    pub(crate) fn asserted(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl IrqLine for FakeLine {
+    fn set(&self, asserted: bool) -> io::Result<()> {
+        self.0.store(asserted, Ordering::SeqCst);
+        Ok(())
     }
 }

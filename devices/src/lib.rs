@@ -11,7 +11,11 @@
 //! This crate knows nothing of KVM, of HTTP and of processes: what it needs of the machine it asks for by the
 //! traits of [`platform`], and file descriptors come to it already open.
 
+mod amba;
 pub mod pci;
+pub mod pl011;
+pub mod pl031;
+pub mod pl061;
 pub mod platform;
 mod sync;
 mod sys;
