@@ -1,13 +1,13 @@
 //! What Arm's PrimeCell peripherals have in common: 32-bit registers, and identification at the end of the page.
 
 /// The identification registers at 0xfe0: four bytes of peripheral id, four of component id.
-pub(crate) const fn id_register(peripheral: [u8; 4], offset: u64) -> Option<u32> {
-    if offset < 0xfe0 || offset > 0xffc || offset % 4 != 0 {
+pub(crate) fn id_register(peripheral: [u8; 4], offset: u64) -> Option<u32> {
+    if !(0xfe0..=0xffc).contains(&offset) || !offset.is_multiple_of(4) {
         return None;
     }
     let index = (offset as usize - 0xfe0) / 4;
     let byte = if index < 4 { peripheral[index] } else { COMPONENT_ID[index - 4] };
-    Some(byte as u32)
+    Some(u32::from(byte))
 }
 
 const COMPONENT_ID: [u8; 4] = [0x0d, 0xf0, 0x05, 0xb1];
