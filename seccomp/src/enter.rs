@@ -1,0 +1,125 @@
+//! Entering a jail: once per process, while it has one thread, and once per narrower thread.
+//!
+//! ```text
+//! prepare_process → (open, receive, spawn) → enter ──┬─ limits → MDWE → landlock → seccomp
+//!                                                     └─ threads inherit all of it
+//!                                            enter_thread → a second, narrower seccomp filter
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use crate::filter;
+use crate::kind::{JailKind, Kind, SeccompMode, ThreadKind};
+use crate::limits;
+use crate::paths::{self, Landlock};
+use crate::rules::Table;
+use crate::sys;
+
+/// Names a line to leave out of a table: `KIND:INDEX`. Only lists of what is allowed heed it, so it can only tighten.
+///
+/// A test sets it for each line in turn and expects a failure: no line is there for nothing.
+pub const DROP_RULE: &str = "GRANULE_JAIL_DROP";
+
+/// Why a jail could not be entered. The process must end: it is confined in part.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Threads exist that landlock and seccomp would not reach.
+    #[error("the process has several threads: the jail must be entered before any other is started")]
+    Threads,
+    /// A resource limit.
+    #[error("lowering a resource limit")]
+    Limit(#[from] limits::Error),
+    /// Landlock.
+    #[error("giving up the file system with landlock")]
+    Landlock(#[from] landlock::RulesetError),
+    /// Seccomp.
+    #[error("entering the seccomp jail '{kind}'")]
+    Seccomp {
+        /// Whose table.
+        kind: Kind,
+        /// What went wrong.
+        source: filter::Error,
+    },
+}
+
+/// What holds a process, for `vm.info`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailReport {
+    /// Whose jail.
+    pub kind: String,
+    /// The seccomp mode in force.
+    pub seccomp: SeccompMode,
+    /// How much landlock enforces.
+    pub landlock: Landlock,
+    /// The kernel's landlock ABI, 0 without.
+    pub landlock_abi: u32,
+    /// No set-uid program gives privileges back.
+    pub no_new_privs: bool,
+    /// The kernel refuses to make memory executable even without seccomp (PR_SET_MDWE, Linux 6.3).
+    pub mdwe: bool,
+}
+
+/// Confines the calling process, for good.
+///
+/// # Errors
+/// See [`Error`]; the process must end then.
+pub fn enter(kind: JailKind, mode: SeccompMode) -> Result<JailReport, Error> {
+    let confined = kind != JailKind::Control;
+    if !sys::single_threaded() {
+        return Err(Error::Threads);
+    }
+    sys::one_heap();
+    limits::lower(kind)?;
+    let landlock_abi = paths::landlock_abi();
+    let mut mdwe = false;
+    let mut landlock = Landlock::None;
+    if confined {
+        plain_panics();
+        mdwe = sys::prctl(libc::PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN).is_ok();
+        landlock = paths::give_up(kind != JailKind::Machine)?;
+    }
+    install(kind.into(), mode)?;
+    Ok(JailReport {
+        kind: Kind::from(kind).name().to_owned(),
+        seccomp: mode,
+        landlock,
+        landlock_abi,
+        no_new_privs: true,
+        mdwe,
+    })
+}
+
+/// Confines the calling thread of the machine further; call it first in the thread.
+///
+/// # Errors
+/// [`Error::Seccomp`]; the thread must not run then.
+pub fn enter_thread(kind: ThreadKind, mode: SeccompMode) -> Result<(), Error> {
+    install(kind.into(), mode)
+}
+
+/// `linux/prctl.h`; refuses PROT_EXEC for what was not executable, and memory both writable and executable.
+const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
+
+fn install(kind: Kind, mode: SeccompMode) -> Result<(), Error> {
+    filter::install(&wanted_table(kind), mode).map_err(|source| Error::Seccomp { kind, source })
+}
+
+/// The kind's table, less the line that [`DROP_RULE`] names.
+fn wanted_table(kind: Kind) -> Table {
+    let table = Table::of(kind);
+    let dropped = std::env::var(DROP_RULE).ok().and_then(|wanted| dropped_line(&wanted, kind));
+    dropped.and_then(|index| table.clone().without(index)).unwrap_or(table)
+}
+
+fn dropped_line(wanted: &str, kind: Kind) -> Option<usize> {
+    let (name, index) = wanted.split_once(':')?;
+    (name == kind.name()).then(|| index.parse().ok())?
+}
+
+/// Makes a panic print its message and nothing more: a backtrace would open the executable and die of that instead.
+fn plain_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        eprintln!("thread '{}' {info}", thread.name().unwrap_or("unnamed"));
+    }));
+}

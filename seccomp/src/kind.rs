@@ -1,0 +1,148 @@
+//! Who is jailed: one kind per process and per thread that has a table of its own.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A process of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JailKind {
+    /// The process that runs the guest. Its threads inherit its table, so it is the union of theirs and its own.
+    Machine,
+    /// The process with the API. It opens files and starts processes: its table says what it may *not* do.
+    Control,
+    /// A process that serves one virtual device.
+    Device(DeviceKind),
+}
+
+/// What a device process serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// virtio-rng.
+    Rng,
+}
+
+/// A thread of the machine with a table narrower than its process's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Runs one virtual CPU and whatever the guest's accesses lead to: PCI, virtio transport, interrupt controller.
+    Vcpu,
+    /// Moves serial output to a sink that may block.
+    SerialWriter,
+}
+
+impl JailKind {
+    /// Every kind of process.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::Control, Self::Device(DeviceKind::Rng)];
+}
+
+impl ThreadKind {
+    /// Every kind of thread.
+    pub const ALL: [Self; 2] = [Self::Vcpu, Self::SerialWriter];
+}
+
+/// Whatever has a table: a process or a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A whole process.
+    Process(JailKind),
+    /// One thread of the machine.
+    Thread(ThreadKind),
+}
+
+impl Kind {
+    /// Every table there is.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let processes = JailKind::ALL.into_iter().map(Self::Process);
+        processes.chain(ThreadKind::ALL.into_iter().map(Self::Thread))
+    }
+
+    /// Names the kind in messages, reports and `GRANULE_JAIL_DROP`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Process(JailKind::Machine) => "machine",
+            Self::Process(JailKind::Control) => "control",
+            Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
+            Self::Thread(ThreadKind::Vcpu) => "vcpu",
+            Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
+        }
+    }
+}
+
+impl From<JailKind> for Kind {
+    fn from(kind: JailKind) -> Self {
+        Self::Process(kind)
+    }
+}
+
+impl From<ThreadKind> for Kind {
+    fn from(kind: ThreadKind) -> Self {
+        Self::Thread(kind)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Kind {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        Self::all().find(|kind| kind.name() == word).ok_or_else(|| UnknownWord::new(word, "a jail's kind"))
+    }
+}
+
+/// What seccomp does with a call that no rule allows: `--seccomp true|log|false`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SeccompMode {
+    /// `true`: the process is killed with SIGSYS.
+    #[default]
+    #[serde(rename = "true")]
+    Enforce,
+    /// `log`: the call goes through and the kernel's log names it (`audit: type=1326 … syscall=NR`).
+    Log,
+    /// `false`: no filter. Landlock, limits and the rest stay.
+    #[serde(rename = "false")]
+    Off,
+}
+
+impl FromStr for SeccompMode {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        match word {
+            "true" => Ok(Self::Enforce),
+            "log" => Ok(Self::Log),
+            "false" => Ok(Self::Off),
+            _ => Err(UnknownWord::new(word, "true, log or false")),
+        }
+    }
+}
+
+impl fmt::Display for SeccompMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enforce => "true",
+            Self::Log => "log",
+            Self::Off => "false",
+        })
+    }
+}
+
+/// A word that none of this crate's types reads.
+#[derive(Debug, thiserror::Error)]
+#[error("'{word}' is not {expected}")]
+pub struct UnknownWord {
+    word: String,
+    expected: &'static str,
+}
+
+impl UnknownWord {
+    fn new(word: &str, expected: &'static str) -> Self {
+        Self { word: word.to_owned(), expected }
+    }
+}

@@ -1,0 +1,51 @@
+//! One line of a table: a system call, what its arguments must be, and why it is there.
+
+use crate::call::Call;
+
+/// A condition on one argument of a call, counted from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// The argument, an `int` or `unsigned int` to the kernel, is this value. Its upper half is ignored, as the kernel does.
+    Is(u8, u32),
+    /// The argument, an `int` to the kernel, is one of these.
+    OneOf(u8, &'static [u32]),
+    /// The argument, a `long` to the kernel, is one of these: all 64 bits count.
+    LongOneOf(u8, &'static [u64]),
+    /// None of these bits is set in the argument.
+    Without(u8, u64),
+    /// All of these bits are set in the argument.
+    With(u8, u64),
+    /// The argument is the pid of the process that enters the jail.
+    OwnPid(u8),
+}
+
+/// One line of a table. It applies when every test holds; two lines of one call are alternatives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The call.
+    pub call: Call,
+    /// The tests that must all hold; none means any arguments.
+    pub when: &'static [Test],
+    /// Who needs the call, or what it would give away.
+    pub why: &'static str,
+}
+
+impl Rule {
+    /// A rule for the call with any arguments.
+    #[must_use]
+    pub const fn any(call: Call, why: &'static str) -> Self {
+        Self { call, when: &[], why }
+    }
+
+    /// A rule for the call where every test holds.
+    #[must_use]
+    pub const fn when(call: Call, when: &'static [Test], why: &'static str) -> Self {
+        Self { call, when, why }
+    }
+
+    /// Says whether two lines match the same calls, whatever reason each gives.
+    #[must_use]
+    pub fn matches_same(&self, other: &Self) -> bool {
+        self.call == other.call && self.when == other.when
+    }
+}

@@ -1,0 +1,77 @@
+//! The tables, one per kind: which system calls a jail allows, or for control refuses, and why.
+//!
+//! A table is put together from groups, so that a call that two kinds need has one reason. Threads of the machine inherit
+//! the machine's filter and add their own; a call must pass both, so the machine's table contains its threads' tables.
+
+mod control;
+mod device;
+mod machine;
+mod runtime;
+mod serial_writer;
+#[cfg(test)]
+mod tests;
+mod vcpu;
+
+use crate::kind::{DeviceKind, JailKind, Kind, ThreadKind};
+use crate::rule::Rule;
+
+/// What a table's lines mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sense {
+    /// Only what a line matches is allowed.
+    Allow,
+    /// What a line matches is refused.
+    Refuse,
+}
+
+/// The lines of one kind, in the order of their groups.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// What the lines mean.
+    pub sense: Sense,
+    /// The lines; no two match the same calls.
+    pub rules: Vec<Rule>,
+}
+
+impl Table {
+    /// Puts together the table of a kind.
+    #[must_use]
+    pub fn of(kind: impl Into<Kind>) -> Self {
+        let groups: &[&[Rule]] = match kind.into() {
+            Kind::Process(JailKind::Machine) => &[
+                runtime::RUNTIME,
+                runtime::THREADS,
+                machine::MACHINE,
+                vcpu::VCPU,
+                serial_writer::SERIAL_WRITER,
+            ],
+            Kind::Process(JailKind::Control) => {
+                return Self { sense: Sense::Refuse, rules: control::CONTROL.to_vec() };
+            }
+            Kind::Process(JailKind::Device(DeviceKind::Rng)) => {
+                &[runtime::RUNTIME, runtime::THREADS, device::BACK_END, device::RNG]
+            }
+            Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, vcpu::VCPU],
+            Kind::Thread(ThreadKind::SerialWriter) => &[runtime::RUNTIME, serial_writer::SERIAL_WRITER],
+        };
+        let mut rules: Vec<Rule> = Vec::new();
+        for rule in groups.iter().copied().flatten() {
+            if !rules.iter().any(|known| known.matches_same(rule)) {
+                rules.push(*rule);
+            }
+        }
+        Self { sense: Sense::Allow, rules }
+    }
+
+    /// Takes one line out, for the test that asks whether anybody needs it.
+    ///
+    /// Returns nothing when there is no such line, and for a table of refusals: that one would become wider.
+    #[must_use]
+    pub fn without(mut self, index: usize) -> Option<Self> {
+        if self.sense == Sense::Refuse || index >= self.rules.len() {
+            return None;
+        }
+        self.rules.remove(index);
+        Some(self)
+    }
+}

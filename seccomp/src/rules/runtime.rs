@@ -1,0 +1,82 @@
+//! What the Rust runtime and glibc need in any jailed thread, whatever its work is.
+
+use crate::call::{
+    BRK, CLOCK_GETTIME, CLOCK_NANOSLEEP, CLONE, CLONE3, CLOSE, EXIT, EXIT_GROUP, FCNTL, FUTEX, GETPID,
+    GETRANDOM, GETTID, MADVISE, MMAP, MPROTECT, MREMAP, MUNMAP, PRCTL, RESTART_SYSCALL, RSEQ, RT_SIGACTION,
+    RT_SIGPROCMASK, RT_SIGRETURN, SCHED_GETAFFINITY, SCHED_YIELD, SET_ROBUST_LIST, SIGALTSTACK, TGKILL,
+    WRITE,
+};
+use crate::rule::{
+    Rule,
+    Test::{Is, LongOneOf, OneOf, OwnPid, Without},
+};
+
+pub(crate) const PROT_EXEC: u64 = 0x4;
+/// `PROT_MTE` of aarch64. x86-64 gives the bit no meaning, so refusing it there costs nothing.
+pub(crate) const PROT_MTE: u64 = 0x20;
+/// Makes new code, or reaches the tags of shared guest memory.
+pub(crate) const PROT_FORBIDDEN: u64 = PROT_EXEC | PROT_MTE;
+
+const F_GETFD: u32 = 1;
+const PR_SET_NAME: u32 = 15;
+pub(crate) const PR_SET_NO_NEW_PRIVS: u32 = 38;
+
+/// What `pthread_create` passes to `clone`: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID.
+pub(crate) const THREAD_FLAGS: u64 = 0x003d_0f00;
+
+/// Memory, time, locks and the end of a thread or process.
+pub(super) const RUNTIME: &[Rule] = &[
+    Rule::when(
+        MMAP,
+        &[Without(2, PROT_FORBIDDEN)],
+        "heap, thread stacks, shared memory: neither code nor tags",
+    ),
+    Rule::any(MUNMAP, "free, thread stacks"),
+    Rule::any(MREMAP, "realloc of large blocks; keeps the protection that mmap was allowed"),
+    Rule::any(BRK, "malloc"),
+    Rule::when(
+        MADVISE,
+        // DONTNEED, FREE, DONTFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, POPULATE_READ, POPULATE_WRITE
+        &[OneOf(2, &[4, 8, 10, 14, 15, 16, 22, 23])],
+        "malloc and thread stacks return pages; guest memory is marked on mapping",
+    ),
+    Rule::any(FUTEX, "locks, joins, channels"),
+    Rule::any(SCHED_YIELD, "std's locks and channels, when contended"),
+    Rule::any(CLOCK_GETTIME, "time where the vDSO has no answer"),
+    Rule::any(CLOCK_NANOSLEEP, "bounded waits"),
+    Rule::any(GETRANDOM, "seeds of hash maps and of malloc"),
+    Rule::any(RT_SIGPROCMASK, "abort, and the start and end of threads, block signals"),
+    Rule::any(RT_SIGRETURN, "returns from a signal handler"),
+    Rule::any(RESTART_SYSCALL, "the kernel resumes an interrupted wait through it"),
+    Rule::any(SIGALTSTACK, "std's stack for stack overflows, set and freed per thread"),
+    Rule::any(GETPID, "abort, thread kicks"),
+    Rule::any(GETTID, "abort, thread names in logs"),
+    Rule::when(TGKILL, &[OwnPid(0)], "abort; a thread interrupts a thread of its own process"),
+    Rule::any(WRITE, "log lines on stderr; eventfds"),
+    Rule::any(CLOSE, "drops descriptors"),
+    Rule::when(
+        FCNTL,
+        &[Is(1, F_GETFD)],
+        "std with debug assertions looks at a descriptor before it closes it",
+    ),
+    Rule::any(EXIT, "end of a thread"),
+    Rule::any(EXIT_GROUP, "end of the process"),
+];
+
+/// Starting threads, never processes: fork has other flags.
+pub(super) const THREADS: &[Rule] = &[
+    Rule::when(MPROTECT, &[Without(2, PROT_FORBIDDEN)], "opens a new thread's stack but for its guard page"),
+    Rule::when(CLONE, &[LongOneOf(0, &[THREAD_FLAGS])], "pthread_create, with exactly its flags"),
+    Rule::any(
+        CLONE3,
+        "pthread_create tries it first; a second filter answers ENOSYS, for its flags lie in memory",
+    ),
+    Rule::any(
+        SCHED_GETAFFINITY,
+        "std asks pthread_getattr_np for a new thread's stack; it asks for the processors too",
+    ),
+    Rule::any(RT_SIGACTION, "the first pthread_create sets a handler of glibc's"),
+    Rule::any(SET_ROBUST_LIST, "first act of a thread"),
+    Rule::any(RSEQ, "first act of a thread"),
+    Rule::when(PRCTL, &[Is(0, PR_SET_NAME)], "names a thread"),
+];

@@ -1,0 +1,75 @@
+//! Every attempt in every kind of jail, with seccomp and without.
+
+use std::os::unix::process::ExitStatusExt;
+
+use granule_jail::attempts::{self, Expected};
+use granule_jail::{JailReport, Kind, SeccompMode};
+
+use crate::harness::{End, Test};
+use crate::roles;
+
+pub const TESTS: &[Test] = &[
+    (
+        "seccomp_refuses_every_attempt_in_every_kind_of_jail",
+        seccomp_refuses_every_attempt_in_every_kind_of_jail,
+    ),
+    ("landlock_refuses_paths_networks_and_peers_without_seccomp", landlock_refuses_without_seccomp),
+    ("mode_log_lets_attempts_through", mode_log_lets_attempts_through),
+];
+
+const SIGSYS: i32 = 31;
+
+/// The jail's own report of itself under a mode, without an attempt.
+fn report_of(kind: Kind, mode: SeccompMode) -> JailReport {
+    // Attempts that are never made still have the jail reported before them; "make a socket" harms nobody.
+    let played = roles::start(&["attempt", kind.name(), &mode.to_string(), "0"]);
+    serde_json::from_value(played.report[0].clone()).unwrap()
+}
+
+/// Makes every attempt whose outcome is certain; returns how many those were.
+fn all_end_as_expected(kind: Kind, mode: SeccompMode) -> usize {
+    let report = report_of(kind, mode);
+    let mut certain = 0;
+    for (index, attempt) in attempts::ALL.iter().enumerate() {
+        let expected = attempt.expected(kind, &report);
+        if expected == Expected::Either {
+            continue;
+        }
+        certain += 1;
+        let played = roles::start(&["attempt", kind.name(), &mode.to_string(), &index.to_string()]);
+        let (status, errno) = (played.status, played.report.get(1).cloned());
+        let told = format!("{kind}, seccomp {mode}, tries to {}: {status}, errno {errno:?}", attempt.name);
+        match expected {
+            Expected::Killed => assert_eq!(status.signal(), Some(SIGSYS), "{told}"),
+            Expected::Errno(wanted) => assert_eq!(errno, Some(wanted.into()), "{told}"),
+            Expected::Either => {}
+        }
+    }
+    certain
+}
+
+fn seccomp_refuses_every_attempt_in_every_kind_of_jail() -> End {
+    for kind in Kind::all() {
+        let certain = all_end_as_expected(kind, SeccompMode::Enforce);
+        assert!(certain >= 13, "{kind}: only {certain} attempts have a certain outcome");
+    }
+    End::Passed
+}
+
+fn landlock_refuses_without_seccomp() -> End {
+    let mut certain = 0;
+    for kind in Kind::all().filter(|kind| matches!(kind, Kind::Process(_))) {
+        certain += all_end_as_expected(kind, SeccompMode::Off);
+    }
+    if certain == 0 { End::Skipped("this kernel has no landlock".to_owned()) } else { End::Passed }
+}
+
+fn mode_log_lets_attempts_through() -> End {
+    let socket = attempts::ALL.iter().position(|attempt| attempt.name == "make a socket").unwrap();
+    for kind in Kind::all() {
+        let played = roles::start(&["attempt", kind.name(), "log", &socket.to_string()]);
+        assert_eq!(played.report.get(1), Some(&0.into()), "{kind}: {}", played.status);
+        assert!(played.status.success(), "{kind}: {}", played.status);
+    }
+    End::Passed
+}

@@ -1,0 +1,85 @@
+//! What the started processes do. Each writes its report, one JSON value a line, to descriptor 3.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process::{ExitCode, ExitStatus};
+use std::sync::mpsc;
+
+use granule_jail::attempts::{self, Tools};
+use granule_jail::{Executable, JailKind, JailReport, Kind, SeccompMode, Spawn};
+use serde_json::{Value, json};
+
+/// What came of a role: its report and its end.
+pub struct Played {
+    pub report: Vec<Value>,
+    pub status: ExitStatus,
+}
+
+/// Starts this binary in a role and waits for its end.
+pub fn start(role: &[&str]) -> Played {
+    let executable = Executable::own().unwrap();
+    let (reader, writer) = std::io::pipe().unwrap();
+    let mut spawn = Spawn::new(&executable, "jail-role");
+    spawn.argument("role");
+    for word in role {
+        spawn.argument(word);
+    }
+    spawn.descriptor(writer.as_fd());
+    let child = spawn.start().unwrap();
+    drop(writer);
+    let report =
+        BufReader::new(reader).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    Played { report, status: child.wait().unwrap() }
+}
+
+/// Plays a role, in the started process.
+pub fn play(words: &[&str]) -> ExitCode {
+    // SAFETY: `start` put the report's pipe there and nothing else owns the number.
+    let mut report = unsafe { File::from(OwnedFd::from_raw_fd(3)) };
+    match words {
+        ["attempt", kind, mode, index] => {
+            let attempt = &attempts::ALL[index.parse::<usize>().unwrap()];
+            let tools = Tools::gather().unwrap();
+            inside(kind, mode, move |jail| {
+                say(&mut report, &json!(jail));
+                let errno = attempt.make(&tools).err().map(|error| error.raw_os_error().unwrap_or(-1));
+                say(&mut report, &json!(errno.unwrap_or(0)));
+            });
+        }
+        ["work", kind, mode] => {
+            let work = kind.parse().unwrap();
+            inside(kind, mode, move |_| {
+                crate::work::of(work);
+                say(&mut report, &json!("done"));
+            });
+        }
+        ["panic", kind, mode] => inside(kind, mode, |_| panic!("as the test wants")),
+        _ => return crate::spawning::play(words, report),
+    }
+    ExitCode::SUCCESS
+}
+
+pub fn say(report: &mut File, value: &Value) {
+    report.write_all(format!("{value}\n").as_bytes()).unwrap();
+}
+
+/// Enters the jail of a kind, that of a thread on a thread of a jailed machine, and does something there.
+fn inside(kind: &str, mode: &str, act: impl FnOnce(JailReport) + Send + 'static) {
+    let mode: SeccompMode = mode.parse().unwrap();
+    match kind.parse().unwrap() {
+        Kind::Process(kind) => act(granule_jail::enter(kind, mode).unwrap()),
+        Kind::Thread(kind) => {
+            let report = granule_jail::enter(JailKind::Machine, mode).unwrap();
+            let (sender, receiver) = mpsc::channel();
+            let thread = std::thread::Builder::new().name("vcpu0".to_owned());
+            let thread = thread.spawn(move || {
+                granule_jail::enter_thread(kind, mode).unwrap();
+                act(report);
+                sender.send(()).unwrap();
+            });
+            receiver.recv().unwrap();
+            thread.unwrap().join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Ordinary work goes on in every jail, and stops where a needed rule is taken away.
+
+use std::collections::HashMap;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use granule_jail::Kind;
+use granule_jail::rules::Table;
+
+use crate::harness::{End, Test};
+use crate::roles;
+
+const SIGABRT: i32 = 6;
+const SIGSYS: i32 = 31;
+
+pub const TESTS: &[Test] = &[
+    ("ordinary_work_goes_on_in_every_jail", ordinary_work_goes_on_in_every_jail),
+    ("a_panic_in_a_jail_ends_by_itself_and_not_by_seccomp", a_panic_ends_by_itself),
+    ("a_jail_without_a_rule_it_needs_fails", a_jail_without_a_rule_it_needs_fails),
+];
+
+/// What any thread does: memory small and large, time, randomness, locks, log lines.
+pub fn ordinary() {
+    let began = Instant::now();
+    let mut blocks: Vec<Vec<u8>> = (0..64).map(|index| vec![1; 1000 << (index % 11)]).collect();
+    blocks.retain(|block| block.len() % 3 != 0);
+    blocks.iter_mut().for_each(|block| block.resize(block.len() * 3, 2));
+    let names: HashMap<usize, String> =
+        blocks.iter().map(|block| (block.len(), format!("{block:p}"))).collect();
+    std::thread::sleep(Duration::from_millis(1));
+    std::thread::yield_now();
+    eprintln!("{} blocks after {:?}", names.len(), began.elapsed());
+}
+
+/// Threads too, where a jail may start them.
+fn start_threads() {
+    let threads: Vec<_> = (0..4)
+        .map(|index| std::thread::Builder::new().name(format!("worker{index}")).spawn(ordinary).unwrap())
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+/// The work of one kind of jail: of a process with its threads, or of one thread.
+pub fn of(kind: Kind) {
+    ordinary();
+    if matches!(kind, Kind::Process(_)) {
+        start_threads();
+    }
+}
+
+fn ordinary_work_goes_on_in_every_jail() -> End {
+    for kind in Kind::all() {
+        let played = roles::start(&["work", kind.name(), "true"]);
+        assert!(played.status.success(), "{kind}: {}", played.status);
+        assert_eq!(played.report, ["done"], "{kind}");
+    }
+    End::Passed
+}
+
+/// With backtraces asked for, as container runtimes do: printing one would open files.
+fn a_panic_ends_by_itself() -> End {
+    with_variable("RUST_BACKTRACE", "full", || {
+        for kind in Kind::all() {
+            let played = roles::start(&["panic", kind.name(), "true"]);
+            let unwound = played.status.code() == Some(101);
+            let aborted = played.status.signal() == Some(SIGABRT);
+            assert!(unwound || aborted, "{kind}: {}", played.status);
+        }
+    });
+    End::Passed
+}
+
+fn a_jail_without_a_rule_it_needs_fails() -> End {
+    for (kind, call) in
+        [("rng", "clone"), ("machine", "mmap"), ("vcpu", "munmap"), ("serial-writer", "futex")]
+    {
+        let table = Table::of(kind.parse::<Kind>().unwrap());
+        let index = table.rules.iter().position(|rule| rule.call.name() == call).unwrap();
+        with_variable(granule_jail::DROP_RULE, &format!("{kind}:{index}"), || {
+            let played = roles::start(&["work", kind, "true"]);
+            assert_eq!(played.status.signal(), Some(SIGSYS), "{kind} without {call}: {}", played.status);
+        });
+    }
+    End::Passed
+}
+
+fn with_variable(name: &str, value: &str, act: impl FnOnce()) {
+    let before = std::env::var_os(name);
+    // SAFETY: the tests run on the only thread of this process.
+    unsafe { std::env::set_var(name, value) };
+    act();
+    // SAFETY: as above.
+    unsafe {
+        match before {
+            Some(before) => std::env::set_var(name, before),
+            None => std::env::remove_var(name),
+        }
+    }
+}
