@@ -1,1 +1,0 @@
-//! What this host can do, for `granule probe` and the API.

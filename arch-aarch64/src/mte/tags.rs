@@ -1,0 +1,172 @@
+//! Reads and writes tags by the instructions `LDG`, `STG` and `ST2G`, through a `PROT_MTE` mapping of guest memory.
+//!
+//! Works at EL0 whatever the process's tag checks are set to; the pointers used here carry tag 0 and only their tags, no
+//! data, are accessed. Such a mapping's pointers never go to a system call.
+//!
+//! Only the process that moves guest memory may make such a window; in all others seccomp refuses the bit.
+
+use std::arch::asm;
+use std::fs::File;
+use std::io;
+
+use thiserror::Error;
+
+use super::GRANULE;
+use super::pages::{PROT_MTE, Pages};
+
+/// `HWCAP2_MTE` of arm64's asm/hwcap.h.
+const HWCAP2_MTE: u64 = 1 << 18;
+
+/// Why there is no window, or nothing to see in it.
+#[derive(Debug, Error)]
+pub enum TagWindowError {
+    /// Not this processor, or switched off.
+    #[error("this host's processor has no memory tagging")]
+    NoMte,
+    /// The kernel refuses `PROT_MTE` for this file.
+    #[error("cannot map {length} bytes at offset {offset:#x} with tags: only a memfd or tmpfs file can be")]
+    Map {
+        /// Where in the file.
+        offset: u64,
+        /// How much.
+        length: usize,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Outside of the window, or not whole granules.
+    #[error(
+        "{granules} granules at offset {offset:#x} are not in a window of {length} bytes, or not on a granule"
+    )]
+    Range {
+        /// Where in the window.
+        offset: usize,
+        /// How many.
+        granules: usize,
+        /// The window's size.
+        length: usize,
+    },
+}
+
+/// A view of the tags of a part of a memfd.
+#[derive(Debug)]
+pub struct TagWindow {
+    pages: Pages,
+}
+
+impl TagWindow {
+    /// Maps a part of a file, whole pages of it, with tags. Huge pages are refused for it: splitting one loses tags
+    /// (docs/kernel-hazards.md).
+    ///
+    /// # Errors
+    /// Where the processor has no tags or the file cannot have any.
+    pub fn map(file: &File, offset: u64, length: usize) -> Result<Self, TagWindowError> {
+        // SAFETY: takes a number, returns a number.
+        if unsafe { libc::getauxval(libc::AT_HWCAP2) } & HWCAP2_MTE == 0 {
+            return Err(TagWindowError::NoMte);
+        }
+        let refused = |source| TagWindowError::Map { offset, length, source };
+        let prot = libc::PROT_READ | libc::PROT_WRITE | PROT_MTE;
+        let pages = Pages::shared(file, offset, length, prot).map_err(refused)?;
+        // A kernel without huge pages does not know the advice, and needs none.
+        match pages.advise(libc::MADV_NOHUGEPAGE) {
+            Err(e) if e.raw_os_error() != Some(libc::EINVAL) => Err(refused(e)),
+            _ => Ok(Self { pages }),
+        }
+    }
+
+    /// Bytes of memory that the window shows.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.pages.length()
+    }
+
+    /// Reads the tags of the granules from `offset` (in bytes, a whole number of granules) on, one into each byte.
+    /// Reading a hole of the file allocates its page.
+    ///
+    /// # Errors
+    /// Where the window does not hold them all.
+    pub fn read(&self, offset: usize, tags: &mut [u8]) -> Result<(), TagWindowError> {
+        let mut granule = self.check(offset, tags.len())?;
+        for tag in tags {
+            // SAFETY: `check` said that the granule lies in this live PROT_MTE mapping.
+            *tag = unsafe { load_tag(granule) };
+            granule = granule.wrapping_add(GRANULE);
+        }
+        Ok(())
+    }
+
+    /// Writes tags to the granules from `offset` on: the low four bits of each byte. Data is left alone.
+    ///
+    /// # Errors
+    /// Where the window does not hold them all.
+    pub fn write(&self, offset: usize, tags: &[u8]) -> Result<(), TagWindowError> {
+        let mut granule = self.check(offset, tags.len())?;
+        let mut rest = tags;
+        loop {
+            rest = match rest {
+                [a, b, rest @ ..] if (a ^ b) & 0xf == 0 => {
+                    // SAFETY: `check` said that both granules lie in this live PROT_MTE mapping.
+                    unsafe { store_two_tags(granule, *a) };
+                    granule = granule.wrapping_add(2 * GRANULE);
+                    rest
+                }
+                [a, rest @ ..] => {
+                    // SAFETY: as above, for one.
+                    unsafe { store_tag(granule, *a) };
+                    granule = granule.wrapping_add(GRANULE);
+                    rest
+                }
+                [] => return Ok(()),
+            }
+        }
+    }
+
+    fn check(&self, offset: usize, granules: usize) -> Result<*mut u8, TagWindowError> {
+        let length = self.pages.length();
+        let fits = granules
+            .checked_mul(GRANULE)
+            .and_then(|bytes| bytes.checked_add(offset))
+            .is_some_and(|end| end <= length && offset.is_multiple_of(GRANULE));
+        if !fits {
+            return Err(TagWindowError::Range { offset, granules, length });
+        }
+        Ok(self.pages.start().as_ptr().wrapping_add(offset))
+    }
+}
+
+/// The pointer with a tag in its bits 56 to 59.
+fn with_tag(granule: *mut u8, tag: u8) -> u64 {
+    granule as u64 | u64::from(tag & 0xf) << 56
+}
+
+/// # Safety
+/// The pointer, with tag 0, is to a granule of a mapping, and the processor has MTE.
+unsafe fn load_tag(granule: *const u8) -> u8 {
+    let mut pointer = granule as u64;
+    // SAFETY: LDG reads the tag of the granule, which the caller vouches for, into the register's bits 56 to 59.
+    unsafe {
+        asm!(".arch_extension memtag", "ldg {p}, [{p}]", p = inout(reg) pointer, options(nostack, readonly, preserves_flags));
+    }
+    (pointer >> 56 & 0xf) as u8
+}
+
+/// # Safety
+/// The pointer, with tag 0, is to a granule of a mapping, and the processor has MTE.
+unsafe fn store_tag(granule: *mut u8, tag: u8) {
+    // SAFETY: STG writes the tag of the granule, which the caller vouches for, and no data.
+    unsafe {
+        asm!(".arch_extension memtag", "stg {t}, [{p}]", t = in(reg) with_tag(granule, tag), p = in(reg) granule,
+             options(nostack, preserves_flags));
+    }
+}
+
+/// # Safety
+/// The pointer, with tag 0, is to two granules of a mapping, and the processor has MTE.
+unsafe fn store_two_tags(granule: *mut u8, tag: u8) {
+    // SAFETY: ST2G writes the tags of two granules, which the caller vouches for, and no data.
+    unsafe {
+        asm!(".arch_extension memtag", "st2g {t}, [{p}]", t = in(reg) with_tag(granule, tag), p = in(reg) granule,
+             options(nostack, preserves_flags));
+    }
+}
