@@ -17,11 +17,7 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
         let path = error.path().to_string();
         let cause = error.into_inner();
         // A syntax error is at a line and column, not at a field.
-        JsonError(if path == "." || cause.is_syntax() {
-            cause.to_string()
-        } else {
-            format!("{path}: {cause}")
-        })
+        JsonError(if cause.is_data() && path != "." { format!("{path}: {cause}") } else { cause.to_string() })
     })?;
     reader.end().map_err(|error| JsonError(error.to_string()))?;
     Ok(value)
