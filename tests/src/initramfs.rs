@@ -19,16 +19,16 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// The bytes of a guest whose `/init` is the program `init`: the folders that it mounts on and `/dev/console`,
+    /// What every guest has, with the program `init` as `/init`: the folders that it mounts on and `/dev/console`,
     /// without which the kernel starts it with no standard output.
-    pub fn for_guest(init: &Path) -> io::Result<Self> {
+    pub fn for_guest(init: &[u8]) -> Self {
         let mut archive = Self::default();
         for folder in ["bin", "dev", "modules", "proc", "root", "sys", "tmp"] {
             archive.folder(folder);
         }
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
-        archive.program("init", init)?;
-        Ok(archive)
+        archive.file("init", 0o755, &elf::loaded_part(init.to_vec()));
+        archive
     }
 
     /// Adds a folder.
@@ -90,6 +90,15 @@ impl Initramfs {
     fn pad(&mut self) {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
+}
+
+/// Writes a program that this host can run.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_program(path: &str, content: &[u8]) -> io::Result<()> {
+    fs::write(path, content)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
 }
 
 #[cfg(test)]

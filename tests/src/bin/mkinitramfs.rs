@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn pack(init: &str, additions: &[String]) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
-    let mut archive = Initramfs::for_guest(Path::new(init))?;
+    let mut archive = Initramfs::for_guest(&std::fs::read(init)?);
     for addition in additions {
         let (path, from) = addition.split_once('=').ok_or(format!("{addition}: PATH=FILE expected"))?;
         if from.ends_with('/') {

@@ -1,0 +1,79 @@
+//! Where the lab keeps things, and what kind of host this is: environment that `scripts/lab` sets.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The `granule` binary: `GRANULE_BIN`, or the one on PATH.
+pub fn granule() -> OsString {
+    env::var_os("GRANULE_BIN").unwrap_or_else(|| "granule".into())
+}
+
+/// The guest kernel's Image, from `GRANULE_KERNEL`.
+///
+/// # Panics
+/// Outside of the lab.
+pub fn kernel() -> PathBuf {
+    let path =
+        env::var_os("GRANULE_KERNEL").expect("GRANULE_KERNEL is set: run this by scripts/lab or cargo test");
+    PathBuf::from(path)
+}
+
+/// A module of the guest kernel's package, by its file name without endings.
+///
+/// # Panics
+/// If the package has none of this name.
+pub fn module(name: &str) -> PathBuf {
+    let tree =
+        kernel().parent().map(|folder| folder.join("lib/modules")).expect("the Image lies in a folder");
+    find(&tree, &|file| {
+        let base = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko");
+        base.is_some_and(|base| base.replace('_', "-") == name.replace('_', "-"))
+    })
+    .unwrap_or_else(|| panic!("no module {name} under {}", tree.display()))
+}
+
+/// The static busybox.
+///
+/// # Panics
+/// If this host has none.
+pub fn busybox() -> PathBuf {
+    let places = ["/bin/busybox", "/usr/bin/busybox"];
+    places.iter().map(PathBuf::from).find(|p| p.exists()).expect("busybox is installed (scripts/setup)")
+}
+
+/// The folder of the kernel's MTE selftests, built for arm64.
+///
+/// # Panics
+/// Outside of the lab.
+pub fn selftests() -> PathBuf {
+    if let Some(given) = env::var_os("GRANULE_SELFTESTS") {
+        return PathBuf::from(given);
+    }
+    // CACHE/kernels/6.12-cloud/Image
+    let kernel = kernel();
+    let cache = kernel.ancestors().nth(3).expect("the Image lies in the lab's cache");
+    cache.join("selftests/mte")
+}
+
+/// Fails a test that was started on another kind of host than it is about.
+///
+/// # Panics
+/// If the host is another.
+pub fn must_be(version: &str, mte: bool) {
+    let is =
+        (env::var("GRANULE_LAB_HOST").unwrap_or_default(), env::var("GRANULE_LAB_MTE").unwrap_or_default());
+    let wanted = (version.to_owned(), if mte { "1" } else { "0" }.to_owned());
+    assert_eq!(is, wanted, "(GRANULE_LAB_HOST, GRANULE_LAB_MTE): this test is about another host");
+}
+
+fn find(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten();
+    entries.map(|e| e.path()).find_map(|path| {
+        if path.is_dir() {
+            return find(&path, wanted);
+        }
+        path.file_name().and_then(|n| n.to_str()).is_some_and(wanted).then_some(path)
+    })
+}
