@@ -168,3 +168,48 @@ mod sys {
         if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
+
+#[cfg(all(test, target_arch = "aarch64"))]
+mod tests {
+    use super::*;
+    use std::process::{Child, Command, Stdio};
+
+    const OPENAT: u64 = 56;
+    const HERE: u64 = (-100_i64).cast_unsigned();
+
+    /// A process without a jail that is blocked in a system call: it reads a pipe that stays empty.
+    fn blocked() -> Child {
+        let mut child = Command::new("/bin/busybox").arg("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let place = format!("/proc/{}/wchan", child.id());
+        let asleep = || std::fs::read_to_string(&place).is_ok_and(|w| w.contains("pipe_read")).then_some(());
+        if crate::wait::until(crate::wait::SHORT, asleep).is_none() {
+            child.kill().unwrap();
+            panic!("cat does not read");
+        }
+        child
+    }
+
+    fn open(path: &'static str) -> Verdict {
+        let mut child = blocked();
+        let call =
+            Attempt { name: "open", number: OPENAT, args: [HERE, 0, 0, 0, 0, 0], text: Some((1, path)) };
+        let verdict = attempt(child.id() as i32, &call).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        verdict
+    }
+
+    #[test]
+    fn a_process_without_a_jail_opens_a_file() {
+        assert!(
+            matches!(open("/proc/self/status"), Verdict::Allowed(3..)),
+            "{:?}",
+            open("/proc/self/status")
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_says_is_told() {
+        assert_eq!(open("/no/such/file"), Verdict::Refused(libc::ENOENT));
+    }
+}
