@@ -9,7 +9,7 @@ if [ "$1" != host ]; then
     # The initramfs itself cannot be pivoted away from, as a jail may want to: move into a tmpfs.
     busybox mount -t tmpfs -o mode=755,size=75% root /run
     cd /
-    busybox cp -a bin dev etc init lab proc root sbin sys tmp usr var run/
+    busybox cp -a bin dev etc init lab lib proc root sbin sys tmp usr var run/
     exec busybox switch_root run /init host
 fi
 
@@ -21,6 +21,7 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts -o mode=620,gid=5,ptmxmode=666 devpts /dev/pts
 mount -t tmpfs -o mode=1777,nosuid,nodev shm /dev/shm
 mount -t tmpfs -o mode=1777,nosuid,nodev tmp /tmp
+mkdir -p /run
 mount -t tmpfs -o mode=755,nosuid,nodev run /run
 mount -t cgroup2 -o nosuid,nodev,noexec cgroup2 /sys/fs/cgroup
 ln -s /proc/self/fd /dev/fd
@@ -28,20 +29,24 @@ ln -s fd/0 /dev/stdin
 ln -s fd/1 /dev/stdout
 ln -s fd/2 /dev/stderr
 
-while read -r module; do
-    insmod "/lab/modules/$module.ko" || echo "lab: module $module does not load"
-done </lab/modules/order
-rm -r /lab/modules
+read -r modules </lab/modules
+# shellcheck disable=SC2086 # a list of names
+[ -z "$modules" ] || modprobe -a $modules
 
+# The first use of one of these has the kernel run /sbin/modprobe.
+mkdir -p /dev/net
+mknod -m 0666 /dev/net/tun c 10 200
+mknod -m 0660 /dev/vhost-net c 10 238
+mknod -m 0660 /dev/vhost-vsock c 10 241
+mknod -m 0660 /dev/loop-control c 10 237
+chmod 0660 /dev/kvm
 chown root:kvm /dev/kvm /dev/vhost-net /dev/vhost-vsock
-chmod 0660 /dev/kvm /dev/vhost-net /dev/vhost-vsock
-chmod 0666 /dev/net/tun
 ip link set lo up
 hostname lab
 
 while read -r tag mode path; do
     mkdir -p "$path"
-    mount -t 9p -o "$mode,trans=virtio,version=9p2000.L,msize=512000,access=any" "$tag" "$path" ||
+    mount -t 9p -o "$mode,trans=virtio,version=9p2000.L,msize=512000,access=any,cache=mmap" "$tag" "$path" ||
         echo "lab: cannot mount $path"
 done </lab/shares
 

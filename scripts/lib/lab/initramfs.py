@@ -8,10 +8,11 @@ from . import cpio
 from .modules import ModuleTree
 from .places import SCRIPTS, LabError, cache, cached, kernel
 
-# Before the command's folder and streams exist: PCI transport, streams, shared folders.
+# Loaded by /init, before the command's streams and folders exist: PCI transport, streams, shared folders.
 BOOT_MODULES = ("virtio_pci", "virtio_console", "9pnet_virtio", "9p")
-# What a host of virtual machines has: taps, vhost, disks, a network, overlays.
-HOSTING_MODULES = ("tun", "vhost_net", "vhost_vsock", "virtio_blk", "virtio_net", "overlay", "ext4", "loop")
+# What a host of virtual machines has besides. The kernel has modprobe load each at its first use, because in emulation loading
+# takes a while.
+MORE_MODULES = ("tun", "vhost_net", "vhost_vsock", "vsock_loopback", "loop", "ext4", "overlay", "virtio_blk", "virtio_net")
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"
 GROUP = "root:x:0:\ntty:x:5:\nkvm:x:104:root\nnogroup:x:65534:\n"
@@ -29,11 +30,7 @@ def host(version: str, agent: Path) -> Path:
         archive.file("/etc/passwd", PASSWD.encode())
         archive.file("/etc/group", GROUP.encode())
         archive.file("/etc/hosts", b"127.0.0.1 localhost\n")
-        order = []
-        for name, data in ModuleTree(tree).closure(BOOT_MODULES + HOSTING_MODULES):
-            archive.file(f"/lab/modules/{name}.ko", data)
-            order.append(name)
-        archive.file("/lab/modules/order", "".join(f"{name}\n" for name in order).encode())
+        _modules(archive, ModuleTree(tree))
         return archive.finish()
 
     return _built(f"host-{version}", inputs, build)
@@ -82,6 +79,20 @@ def _base() -> cpio.Archive:
     archive.copy("/bin/busybox", busybox())
     archive.symlink("/bin/sh", "busybox")
     return archive
+
+
+def _modules(archive: cpio.Archive, tree: ModuleTree) -> None:
+    """The modules with modprobe's two tables, and the list that /init loads."""
+    folder = f"/lib/modules/{tree.release}"
+    boot = [name for name in BOOT_MODULES if tree.has(name)]
+    modules = tree.closure((*boot, *(name for name in MORE_MODULES if tree.has(name))))
+    for module in modules:
+        archive.file(f"{folder}/{module.name}.ko", module.data)
+    dependencies = (f"{module.name}.ko: {' '.join(f'{name}.ko' for name in module.needs)}\n" for module in modules)
+    archive.file(f"{folder}/modules.dep", "".join(dependencies).encode())
+    aliases = (f"alias {alias} {module.name}\n" for module in modules for alias in module.aliases)
+    archive.file(f"{folder}/modules.alias", "".join(aliases).encode())
+    archive.file("/lab/modules", " ".join(boot).encode())
 
 
 def _built(name: str, inputs: list[Path], build, names: list[str] = ()) -> Path:

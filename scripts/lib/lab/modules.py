@@ -1,14 +1,30 @@
-"""Kernel modules of an unpacked Debian kernel package, in the order in which they can be loaded.
+"""Kernel modules of an unpacked Debian kernel package.
 
-The package has no modules.dep (depmod runs when it is installed), so dependencies are read from the modules themselves.
+The package has no modules.dep (depmod runs when it is installed), so what a module needs and what it is called by are read from
+the modules themselves.
 """
 
 import lzma
 import re
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 
 from .places import LabError
+
+
+@dataclass
+class Module:
+    """One loadable module, uncompressed."""
+
+    name: str
+    data: bytes
+    # Every module that must be loaded before it, the last one first, as modprobe wants it.
+    needs: list[str]
+
+    @property
+    def aliases(self) -> list[str]:
+        """The names by which the kernel asks for it: device numbers, file systems, protocols, device ids."""
+        return _info(self.data, "alias")
 
 
 class ModuleTree:
@@ -18,37 +34,43 @@ class ModuleTree:
         builtin = next(iter(sorted(kernel.glob("**/lib/modules/*/modules.builtin"))), None)
         if builtin is None:
             raise LabError(f"{kernel} holds no modules: run scripts/setup")
+        self.release = builtin.parent.name
         self._builtin = {_name(line) for line in builtin.read_text().split()}
-        files = (file for file in builtin.parent.rglob("*.ko*"))
-        self._files = {_name(file.name): file for file in files}
+        self._files = {_name(file.name): file for file in builtin.parent.rglob("*.ko*")}
+        self._read: dict[str, Module] = {}
 
-    def closure(self, wanted: tuple[str, ...]) -> list[tuple[str, bytes]]:
-        """(name, uncompressed bytes) of the wanted modules and all they need, each after what it needs."""
-        ordered: dict[str, bytes] = {}
+    def has(self, name: str) -> bool:
+        """Whether there is such a module to load; one that is built in is not."""
+        return name in self._files
+
+    def closure(self, wanted: tuple[str, ...]) -> list[Module]:
+        """The wanted modules and all they need, each after what it needs."""
         for name in wanted:
-            self._add(name, ordered)
-        return list(ordered.items())
+            self._add(name)
+        return list(self._read.values())
 
-    def _add(self, name: str, ordered: dict[str, bytes]) -> None:
-        if name in ordered or name in self._builtin:
-            return
+    def _add(self, name: str) -> list[str]:
+        """Reads a module and what it needs; gives the names, itself first."""
+        if name in self._builtin:
+            return []
+        if name not in self._read:
+            data = self._load(name)
+            needs: list[str] = []
+            for dependency in filter(None, ",".join(_info(data, "depends")).split(",")):
+                needs += (one for one in self._add(_name(dependency)) if one not in needs)
+            self._read[name] = Module(name, data, needs)
+        return [name, *self._read[name].needs]
+
+    def _load(self, name: str) -> bytes:
         if name not in self._files:
-            raise LabError(f"this kernel has no module {name}")
-        data = _read(self._files[name])
-        for dependency in _dependencies(data):
-            self._add(dependency, ordered)
-        ordered[name] = data
+            raise LabError(f"kernel {self.release} has no module {name}")
+        data = self._files[name].read_bytes()
+        return lzma.decompress(data) if self._files[name].suffix == ".xz" else data
 
 
-@cache
-def _read(file: Path) -> bytes:
-    data = file.read_bytes()
-    return lzma.decompress(data) if file.suffix == ".xz" else data
-
-
-def _dependencies(data: bytes) -> list[str]:
-    match = re.search(rb"\0depends=([^\0]*)\0", data)
-    return [_name(name) for name in match[1].decode().split(",") if name] if match else []
+def _info(data: bytes, key: str) -> list[str]:
+    """The values of one key in a module's .modinfo section, which is a row of NUL-terminated KEY=VALUE."""
+    return [value.decode() for value in re.findall(rb"(?<=\0)" + key.encode() + rb"=([^\0]*)\0", data)]
 
 
 def _name(file: str) -> str:
