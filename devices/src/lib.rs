@@ -17,9 +17,13 @@ pub mod pl011;
 pub mod pl031;
 pub mod pl061;
 pub mod platform;
+pub mod rng;
+pub mod serve;
 mod sync;
 mod sys;
 pub mod virtio;
 
+#[cfg(test)]
+mod contract;
 #[cfg(test)]
 mod fakes;

@@ -9,10 +9,12 @@
 
 pub mod backend;
 pub mod fault;
+pub mod frontend;
 pub mod spec;
 pub mod transport;
 
 pub use backend::{QueueSetup, VirtioBackend};
 pub use fault::{DeviceFault, Fault, GuestFault, Ring};
+pub use frontend::{Deadlines, DeviceProcess, Expected};
 pub use spec::DeviceType;
 pub use transport::{FaultSink, GuestMemory, VirtioPciDevice};

@@ -1,0 +1,329 @@
+//! Requests of the front end, one at a time (vhost-user specification, "Front-end message types").
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
+
+use tracing::debug;
+use vhost::VhostUserMemoryRegionBase;
+use vhost::vhost_user::message::{
+    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
+    VhostUserLog, VhostUserMemoryRegion, VhostUserShMemConfig, VhostUserSharedMsg,
+    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
+};
+use vhost::vhost_user::{
+    Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
+};
+use vhost_user_backend::{VringMutex, VringT};
+use virtio_queue::{Error as QueueError, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+
+use super::Device;
+use super::memory::SharedMemory;
+use super::ring::{Memory, Progress, RingFault};
+use crate::virtio::spec::F_EVENT_IDX;
+
+const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+
+/// A queue of the device, and what vhost-user says of it.
+pub(super) struct Queue {
+    pub ring: VringMutex<GuestMemoryAtomic<Memory>>,
+    error: Option<File>,
+    /// The guest has broken it: nothing is read from it until it is set up anew.
+    broken: bool,
+    /// There is work left over from the last time, or that nobody has kicked for.
+    pub pending: bool,
+}
+
+impl Queue {
+    fn new(size: u16, memory: &SharedMemory) -> std::result::Result<Self, QueueError> {
+        let ring = VringMutex::new(memory.mapped.clone(), size)?;
+        Ok(Self { ring, error: None, broken: false, pending: false })
+    }
+
+    /// Whether it is to be served.
+    pub fn live(&self) -> bool {
+        let ring = self.ring.get_ref();
+        ring.is_enabled() && ring.get_queue().ready() && !self.broken
+    }
+
+    fn fail(&mut self, index: u16, fault: &RingFault) {
+        debug!(index, error = fault as &dyn std::error::Error, "the guest has broken a queue");
+        self.broken = true;
+        self.pending = false;
+        if let Some(eventfd) = &mut self.error {
+            // Whether anybody wants to know is the front end's business.
+            let _ = eventfd.write_all(&1u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The state of one connection.
+pub(super) struct Handler<D> {
+    device: D,
+    memory: SharedMemory,
+    pub queues: Vec<Queue>,
+    owned: bool,
+    features: u64,
+}
+
+impl<D: Device> Handler<D> {
+    pub fn new(device: D) -> std::result::Result<Self, QueueError> {
+        let memory = SharedMemory::new();
+        let queues = device.queue_sizes().iter().map(|size| Queue::new(*size, &memory));
+        let queues = queues.collect::<std::result::Result<_, _>>()?;
+        Ok(Self { device, memory, queues, owned: false, features: 0 })
+    }
+
+    /// Takes note of a kick.
+    pub fn take_kick(&mut self, index: u16) {
+        // The request that came with it may have taken the queue away.
+        let Some(queue) = self.queues.get_mut(usize::from(index)).filter(|queue| queue.live()) else {
+            return;
+        };
+        match queue.ring.read_kick() {
+            Ok(_) => queue.pending = true,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            // It would be ready, and unreadable, for ever.
+            Err(error) => queue.fail(index, &RingFault::Kick(error)),
+        }
+    }
+
+    /// Serves the queues that were kicked or have work left over, each a little.
+    pub fn serve_pending(&mut self) {
+        let memory = self.memory.mapped.memory();
+        for (index, queue) in (0..).zip(&mut self.queues).filter(|(_, queue)| queue.pending && queue.live()) {
+            let served = self.device.serve(index, &mut queue.ring.get_mut(), &memory);
+            match served {
+                Ok(progress) => queue.pending = progress == Progress::More,
+                Err(fault) => queue.fail(index, &fault),
+            }
+        }
+    }
+
+    fn queue(&mut self, index: impl TryInto<usize>) -> Result<&mut Queue> {
+        let index = index.try_into().ok();
+        index.and_then(|index| self.queues.get_mut(index)).ok_or(Error::InvalidParam)
+    }
+
+    fn offered(&self) -> u64 {
+        self.device.features() | PROTOCOL_FEATURES
+    }
+}
+
+/// Makes the queue ready once it has what it needs; there may be buffers that nobody kicks for again.
+fn make_ready(queue: &mut Queue) {
+    let has_kick = queue.ring.get_ref().get_kick().is_some();
+    if has_kick {
+        queue.ring.set_queue_ready(true);
+        queue.pending = true;
+    }
+}
+
+impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
+    fn set_owner(&mut self) -> Result<()> {
+        if std::mem::replace(&mut self.owned, true) {
+            return Err(Error::InvalidOperation("already claimed"));
+        }
+        Ok(())
+    }
+
+    fn reset_owner(&mut self) -> Result<()> {
+        self.owned = false;
+        self.reset_device()
+    }
+
+    fn reset_device(&mut self) -> Result<()> {
+        for queue in &mut self.queues {
+            queue.ring.set_enabled(false);
+            queue.ring.set_queue_ready(false);
+            queue.pending = false;
+        }
+        Ok(())
+    }
+
+    fn get_features(&mut self) -> Result<u64> {
+        Ok(self.offered())
+    }
+
+    fn set_features(&mut self, features: u64) -> Result<()> {
+        if features & !self.offered() != 0 {
+            return Err(Error::InvalidParam);
+        }
+        self.features = features;
+        for queue in &mut self.queues {
+            queue.ring.set_queue_event_idx(features & F_EVENT_IDX != 0);
+            // Without protocol features there is no SET_VRING_ENABLE, and rings are born enabled.
+            if features & PROTOCOL_FEATURES == 0 {
+                queue.ring.set_enabled(true);
+            }
+        }
+        self.device.accept_features(features & !PROTOCOL_FEATURES);
+        Ok(())
+    }
+
+    fn set_mem_table(
+        &mut self,
+        table: &[VhostUserMemoryRegion],
+        files: Vec<File>,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<Vec<VhostUserMemoryRegionBase>>> {
+        self.memory.replace(table, files)?;
+        Ok(None)
+    }
+
+    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
+        let queue = self.queue(index as usize)?;
+        let size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
+        queue.ring.get_mut().get_queue_mut().try_set_size(size).map_err(|_| Error::InvalidParam)
+    }
+
+    fn set_vring_addr(
+        &mut self,
+        index: u32,
+        _flags: VhostUserVringAddrFlags,
+        descriptor: u64,
+        used: u64,
+        available: u64,
+        _log: u64,
+    ) -> Result<()> {
+        let descriptor = self.memory.guest_address(descriptor)?;
+        let available = self.memory.guest_address(available)?;
+        let used = self.memory.guest_address(used)?;
+        let queue = self.queue(index as usize)?;
+        queue.ring.set_queue_info(descriptor, available, used).map_err(|_| Error::InvalidParam)?;
+        // The front end gives the available index (SET_VRING_BASE); the used index is the ring's own.
+        let used_index = queue.ring.queue_used_idx().map_err(|_| Error::InvalidParam)?;
+        queue.ring.set_queue_next_used(used_index);
+        queue.broken = false;
+        Ok(())
+    }
+
+    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
+        let base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
+        self.queue(index as usize)?.ring.set_queue_next_avail(base);
+        Ok(())
+    }
+
+    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        let queue = self.queue(index as usize)?;
+        queue.ring.set_queue_ready(false);
+        queue.ring.set_kick(None);
+        queue.ring.set_call(None);
+        queue.pending = false;
+        queue.error = None;
+        Ok(VhostUserVringState::new(index, u32::from(queue.ring.queue_next_avail())))
+    }
+
+    fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        let queue = self.queue(index)?;
+        queue.ring.set_kick(file);
+        make_ready(queue);
+        Ok(())
+    }
+
+    fn set_vring_call(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        self.queue(index)?.ring.set_call(file);
+        Ok(())
+    }
+
+    fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
+        self.queue(index)?.error = file;
+        Ok(())
+    }
+
+    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
+        Ok(VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::CONFIG
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::RESET_DEVICE)
+    }
+
+    fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
+        Ok(())
+    }
+
+    fn get_queue_num(&mut self) -> Result<u64> {
+        Ok(self.queues.len() as u64)
+    }
+
+    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
+        let queue = self.queue(index as usize)?;
+        queue.ring.set_enabled(enable);
+        queue.pending = enable;
+        Ok(())
+    }
+
+    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
+        // Zeros beyond its end: a front end may know a longer layout than this device.
+        let at = |index: usize| self.device.config().get(offset as usize + index).copied().unwrap_or(0);
+        Ok((0..size as usize).map(at).collect())
+    }
+
+    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
+        let offset = offset as usize;
+        let end = offset.checked_add(data.len()).ok_or(Error::InvalidParam)?;
+        if end > self.device.config().len() {
+            return Err(Error::InvalidParam);
+        }
+        self.device.write_config(offset, data);
+        Ok(())
+    }
+
+    fn set_gpu_socket(&mut self, _socket: GpuBackend) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_max_mem_slots(&mut self) -> Result<u64> {
+        Err(UNSUPPORTED)
+    }
+
+    fn add_mem_region(
+        &mut self,
+        _region: &VhostUserSingleMemoryRegion,
+        _file: File,
+        _postcopy: Option<bool>,
+    ) -> Result<Option<VhostUserMemoryRegionBase>> {
+        Err(UNSUPPORTED)
+    }
+
+    fn remove_mem_region(&mut self, _region: &VhostUserSingleMemoryRegion) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_device_state_fd(
+        &mut self,
+        _direction: VhostTransferStateDirection,
+        _phase: VhostTransferStatePhase,
+        _file: File,
+    ) -> Result<Option<File>> {
+        Err(UNSUPPORTED)
+    }
+
+    fn check_device_state(&mut self) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+
+    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
+        Err(UNSUPPORTED)
+    }
+
+    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
+        Err(UNSUPPORTED)
+    }
+}
+
+/// The protocol feature that the request belongs to was not offered.
+const UNSUPPORTED: Error = Error::InvalidOperation("not offered");

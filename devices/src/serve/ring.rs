@@ -1,0 +1,79 @@
+//! One queue of a device process, and the loop over its descriptor chains.
+
+use std::io;
+
+use thiserror::Error;
+use vhost_user_backend::VringState;
+use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT};
+use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+
+/// Guest memory as mapped in a device process.
+pub type Memory = GuestMemoryMmap<()>;
+
+/// A queue with its kick and call eventfds.
+pub type Ring = VringState<GuestMemoryAtomic<Memory>>;
+
+/// A descriptor chain, every byte of it an allegation of the guest.
+pub type Chain<'a> = DescriptorChain<&'a Memory>;
+
+/// What is left to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing until the next kick.
+    Idle,
+    /// Serve again without waiting for one.
+    More,
+}
+
+/// Why a ring cannot be served any further; the guest is at fault.
+#[derive(Debug, Error)]
+pub enum RingFault {
+    /// The rings contradict themselves or are not in memory.
+    #[error("the ring is broken")]
+    Queue(#[from] QueueError),
+    /// There are buffers available that cannot be read.
+    #[error("the available ring cannot be read")]
+    Unreadable,
+    /// Nobody can kick.
+    #[error("the kick eventfd cannot be read")]
+    Kick(#[source] io::Error),
+    /// The guest could not be interrupted.
+    #[error("the call eventfd cannot be written")]
+    Call(#[source] io::Error),
+}
+
+/// Serves up to `budget` chains of `ring` by `serve_one`, which returns how many bytes it wrote.
+///
+/// The guest is interrupted if it wants to be, and notifications are on when [`Progress::Idle`] is returned.
+pub fn serve_chains(
+    ring: &mut Ring,
+    memory: &Memory,
+    budget: usize,
+    mut serve_one: impl FnMut(Chain<'_>) -> u32,
+) -> Result<Progress, RingFault> {
+    let mut served = 0;
+    let progress = loop {
+        let before = served;
+        while served < budget {
+            let Some(chain) = ring.get_queue_mut().iter(memory)?.next() else { break };
+            let head = chain.head_index();
+            let written = serve_one(chain);
+            ring.add_used(head, written)?;
+            served += 1;
+        }
+        if served == budget {
+            break Progress::More;
+        }
+        if !ring.enable_notification()? {
+            break Progress::Idle;
+        }
+        if served == before {
+            // Something is available, and yet there was no chain.
+            return Err(RingFault::Unreadable);
+        }
+    };
+    if served > 0 && ring.needs_notification()? {
+        ring.signal_used_queue().map_err(RingFault::Call)?;
+    }
+    Ok(progress)
+}

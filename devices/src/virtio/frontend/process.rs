@@ -1,0 +1,188 @@
+//! A device process as a back end of the transport.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
+use vm_memory::{Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::deadline::Deadlines;
+use super::session::Session;
+use crate::virtio::backend::{QueueSetup, VirtioBackend};
+use crate::virtio::fault::{DeviceFault, Fault};
+use crate::virtio::transport::GuestMemory;
+
+/// What a device process must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The most descriptors that each queue may have.
+    pub queue_sizes: Vec<u16>,
+    /// Bytes of device-specific configuration, at most 256.
+    pub config_size: usize,
+    /// How long each request may take.
+    pub limit: Duration,
+}
+
+impl Expected {
+    /// How long a request may take unless there is a reason: a loaded host is slow, a hung process forever.
+    pub const LIMIT: Duration = Duration::from_secs(5);
+
+    /// What is expected of an entropy device: one queue, nothing to configure.
+    pub fn rng() -> Self {
+        Self { queue_sizes: vec![256], config_size: 0, limit: Self::LIMIT }
+    }
+}
+
+/// A device process, over its vhost-user socket.
+pub struct DeviceProcess {
+    session: Session,
+    deadlines: Arc<Deadlines>,
+    expected: Expected,
+    memory: GuestMemory,
+    config: Vec<u8>,
+    started: Vec<u16>,
+    silent: EventFd,
+    errors: EventFd,
+}
+
+impl DeviceProcess {
+    /// Gets to know the process at the other end of `stream`.
+    ///
+    /// `memory` is what it will be given to map; each region must know its file.
+    pub fn connect(
+        stream: UnixStream,
+        deadlines: Arc<Deadlines>,
+        memory: GuestMemory,
+        expected: Expected,
+    ) -> Result<Self, Fault> {
+        let (session, config) = open(stream, &deadlines, &expected)?;
+        let eventfd = || {
+            EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)
+                .map_err(|source| Fault::Host { what: "make an eventfd", source })
+        };
+        let (silent, errors) = (eventfd()?, eventfd()?);
+        Ok(Self { session, deadlines, expected, memory, config, started: Vec::new(), silent, errors })
+    }
+
+    /// Signalled when the process finds a ring that it cannot go on with (the guest's doing, not its own): the
+    /// driver is then owed a [`demand_reset`](crate::virtio::VirtioPciDevice::demand_reset).
+    pub fn errors(&self) -> io::Result<EventFd> {
+        self.errors.try_clone()
+    }
+
+    fn send_memory(&mut self) -> Result<(), Fault> {
+        let memory = self.memory.memory();
+        let mut regions = Vec::with_capacity(memory.num_regions());
+        for region in memory.iter() {
+            let Some(file) = region.file_offset() else {
+                let source = io::ErrorKind::InvalidInput.into();
+                return Err(Fault::Host { what: "share guest memory that is no file", source });
+            };
+            let start = region.start_addr().raw_value();
+            regions.push(VhostUserMemoryRegionInfo {
+                guest_phys_addr: start,
+                memory_size: region.len(),
+                // The process needs a name for each address, not the place of our own mapping.
+                userspace_addr: start,
+                mmap_offset: file.start(),
+                mmap_handle: file.file().as_raw_fd(),
+            });
+        }
+        self.session.ask("SET_MEM_TABLE", |frontend| frontend.set_mem_table(&regions).map(drop))
+    }
+
+    fn start_queue(&mut self, queue: &QueueSetup<'_>) -> Result<(), Fault> {
+        let index = usize::from(queue.index);
+        let addresses = VringConfigData {
+            queue_max_size: queue.size,
+            queue_size: queue.size,
+            flags: 0,
+            desc_table_addr: queue.descriptors,
+            used_ring_addr: queue.used,
+            avail_ring_addr: queue.available,
+            log_addr: None,
+        };
+        let Self { session, silent, errors, .. } = self;
+        let call = queue.call.unwrap_or(silent);
+        session.ask("SET_VRING_NUM", |frontend| frontend.set_vring_num(index, queue.size))?;
+        session.ask("SET_VRING_BASE", |frontend| frontend.set_vring_base(index, queue.next_available))?;
+        session.ask("SET_VRING_ADDR", |frontend| frontend.set_vring_addr(index, &addresses))?;
+        session.ask("SET_VRING_ERR", |frontend| frontend.set_vring_err(index, errors))?;
+        session.ask("SET_VRING_CALL", |frontend| frontend.set_vring_call(index, call))?;
+        session.ask("SET_VRING_KICK", |frontend| frontend.set_vring_kick(index, queue.kick))?;
+        session.ask("SET_VRING_ENABLE", |frontend| frontend.set_vring_enable(index, true))?;
+        self.started.push(queue.index);
+        Ok(())
+    }
+}
+
+impl VirtioBackend for DeviceProcess {
+    fn features(&self) -> u64 {
+        self.session.features()
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.expected.queue_sizes
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        let flags = VhostUserConfigFlags::empty();
+        self.session.ask("SET_CONFIG", |frontend| frontend.set_config(offset as u32, flags, data))?;
+        self.config = self.session.read_config(self.expected.config_size)?;
+        Ok(())
+    }
+
+    fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault> {
+        self.started.clear();
+        self.session.set_features(features)?;
+        self.send_memory()?;
+        queues.iter().try_for_each(|queue| self.start_queue(queue))
+    }
+
+    fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault> {
+        let Self { session, silent, .. } = self;
+        let call = call.unwrap_or(silent);
+        session.ask("SET_VRING_CALL", |frontend| frontend.set_vring_call(usize::from(queue), call))
+    }
+
+    fn stop(&mut self) -> Result<(), Fault> {
+        for queue in std::mem::take(&mut self.started) {
+            let index = usize::from(queue);
+            self.session.ask("SET_VRING_ENABLE", |frontend| frontend.set_vring_enable(index, false))?;
+            self.session.ask("GET_VRING_BASE", |frontend| frontend.get_vring_base(index))?;
+        }
+        Ok(())
+    }
+
+    fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault> {
+        let (session, config) = open(stream, &self.deadlines, &self.expected)?;
+        if self.session.features() & !session.features() != 0 {
+            return Err(DeviceFault::Lacks("features that its predecessor had").into());
+        }
+        self.session = session;
+        self.config = config;
+        self.started.clear();
+        Ok(())
+    }
+}
+
+fn open(
+    stream: UnixStream,
+    deadlines: &Arc<Deadlines>,
+    expected: &Expected,
+) -> Result<(Session, Vec<u8>), Fault> {
+    let queues = expected.queue_sizes.len();
+    let mut session = Session::open(stream, Arc::clone(deadlines), expected.limit, queues)?;
+    let config = session.read_config(expected.config_size)?;
+    Ok((session, config))
+}
