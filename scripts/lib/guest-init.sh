@@ -19,7 +19,8 @@ ip link set lo up 2>/dev/null
 echo "GRANULE-GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
 grep -m 1 ^Features /proc/cpuinfo
 
-for word in $(cat /proc/cmdline); do
+read -r line </proc/cmdline
+for word in $line; do
     case $word in
     granule.cmd=*)
         sh -c "$(echo "${word#granule.cmd=}" | tr + ' ')"

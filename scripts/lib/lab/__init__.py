@@ -4,5 +4,7 @@ places     where things are kept             cpio       the archive format of an
 modules    kernel modules in loading order   initramfs  what the lab host and a first guest boot into
 build      aarch64 programs, by cargo        wire       the frames exchanged with the agent in the lab
 host       one emulated host, as a QEMU process
-session    one command run in it             cli        what a person types
+session    one command run in it             passing    what a command inherits from here
+inplace    the lab on an Arm machine with KVM: no emulation at all
+cli        what a person types
 """

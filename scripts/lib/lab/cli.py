@@ -2,26 +2,27 @@
 
 import argparse
 import os
-import re
+import shlex
 import shutil
 import signal
 import sys
 from pathlib import Path
 
-from . import build, initramfs
+from . import build, initramfs, inplace, passing
 from .host import Host, Options
-from .places import HOSTS, ROOT, SCRIPTS, LabError, cache, cached, kernel, target_directory
+from .places import HOSTS, ROOT, LabError, cache, kernel, target_directory
 from .session import LAB_FAILED, Command, Session
 
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PASSED_ON = re.compile(r"(RUST|CARGO|GRANULE|PROPTEST)_\w+|TERM|CI|NO_COLOR")
-# Where things are on this machine means nothing in the lab.
-KEPT_BACK = {"CARGO_HOME", "CARGO_TARGET_DIR", "GRANULE_CACHE"}
+# Test binaries that need another host than the usual one.
+RUNNER_OPTIONS = {"host_without_shared_tags": ["--host", "6.1"], "host_without_mte": ["--no-mte"]}
 
 
 def main(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
+    _open_standard_streams()
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
     try:
+        options = _parser().parse_args(arguments)
         return options.run(options)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
@@ -31,6 +32,13 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 128 + signal.SIGPIPE
+
+
+def _open_standard_streams() -> None:
+    """Started with one of them closed, the next file opened would take its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _host_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", choices=HOSTS, default=HOSTS[0], help="the host's kernel (default: 6.12)")
+    parser.add_argument("--host", choices=HOSTS, help="the host's kernel (default: 6.12)")
     parser.add_argument("--no-mte", action="store_true", help="a machine without MTE")
     parser.add_argument("--icount", action="store_true", help="time counts instructions: slower, but repeatable")
     parser.add_argument("--cpus", type=int, default=2, metavar="N")
@@ -80,55 +88,25 @@ def _host_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _exec(options: argparse.Namespace) -> int:
-    host = _host(options)
-    return _run(host, options.command, options.timeout)
-
-
-def _host(options: argparse.Namespace) -> Options:
-    shares = {folder.resolve(): True for folder in options.share or [ROOT]}
-    for folder in shares:
-        if not folder.is_dir():
-            raise LabError(f"{folder} is not a folder")
-    shares.setdefault(cache(), False)
-    return Options(
-        version=options.host,
-        mte=not options.no_mte,
-        icount=options.icount,
-        cpus=options.cpus,
-        memory=options.memory,
-        shares=shares,
-        files={"/usr/local/bin/granule": build.granule(options.profile, fresh=not options.no_build)},
-    )
-
-
-def _run(host: Options, argv: list[str], timeout: float) -> int:
-    command = Command(argv, _directory(host), _environment(host))
-    with Host(host, build.agent()) as running:
-        return Session(running, command, timeout or None).run()
-
-
-def _directory(host: Options) -> str:
-    """Where the command starts: here, if here is shared."""
-    here = Path.cwd().resolve()
-    shared = any(here.is_relative_to(folder) for folder in host.shares)
-    return str(here) if shared else "/"
-
-
-def _environment(host: Options) -> dict[str, str]:
-    passed = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name) and name not in KEPT_BACK}
-    return passed | {
-        "PATH": PATH,
-        "HOME": "/root",
-        "USER": "root",
-        "GRANULE_LAB_HOST": host.version,
-        "GRANULE_LAB_MTE": "1" if host.mte else "0",
-        "GRANULE_KERNEL": str(kernel("6.12", "guest") / "Image"),
-        "GRANULE_INITRAMFS": str(initramfs.guest([])),
-    }
+    if inplace.possible(options):
+        return inplace.run(options.command, build.granule(options.profile, fresh=not options.no_build))
+    return _run(_host(options), options.command, options.timeout)
 
 
 def _shell(options: argparse.Namespace) -> int:
-    raise LabError("not yet")
+    if not sys.stdin.isatty():
+        raise LabError("shell needs a terminal; use exec for a command")
+    if inplace.possible(options):
+        shell = os.environ.get("SHELL", "/bin/sh")
+        return inplace.run([shell], build.granule(options.profile, fresh=not options.no_build))
+    host = _host(options)
+    columns, lines = shutil.get_terminal_size()
+    script = passing.shell_script(passing.environment(host), passing.directory(host), lines, columns)
+    with passing.terminal_kept(), Host(host, build.agent(), shell=script) as running:
+        running.wait()
+        if running.panicked():
+            print(running.console_tail(), file=sys.stderr)
+    return 0
 
 
 def _kernel(options: argparse.Namespace) -> int:
@@ -140,13 +118,53 @@ def _initramfs(options: argparse.Namespace) -> int:
     files = []
     for given in options.files:
         name, _, path = given.partition(":")
+        if not Path(name).is_file():
+            raise LabError(f"{name} is not a file")
         files.append((path or f"/usr/bin/{Path(name).name}", Path(name)))
     shutil.copyfile(initramfs.guest(files), options.out)
     return 0
 
 
 def _cargo_runner(options: argparse.Namespace) -> int:
+    """Runs a test binary in the host that it is for; GRANULE_LAB_OPTIONS adds options of exec."""
     binary = options.binary.resolve()
-    shares = {ROOT: True, cache(): False}
-    host = Options(shares=shares, files={str(binary): binary})
-    return _run(host, [str(binary), *options.arguments], 1800)
+    wanted = RUNNER_OPTIONS.get(binary.name.rsplit("-", 1)[0], [])
+    wanted = [*wanted, *shlex.split(os.environ.get("GRANULE_LAB_OPTIONS", ""))]
+    parsed = _parser().parse_args(["exec", "--timeout", "1800", *wanted, "--", str(binary), *options.arguments])
+    end_to_end = os.environ.get("CARGO_PKG_NAME") == "granule-tests"
+    parsed.no_build = parsed.no_build or not end_to_end
+    if inplace.possible(parsed):
+        return inplace.run(parsed.command, build.granule(parsed.profile, fresh=True) if end_to_end else None)
+    host = _host(parsed, needs_granule=end_to_end)
+    # The binary is copied rather than paged in over 9p; what it writes next to itself is shared.
+    host.files[str(binary)] = binary
+    target = target_directory()
+    if target.is_dir() and not any(target.is_relative_to(folder) for folder in host.shares):
+        host.shares[target] = True
+    return _run(host, parsed.command, parsed.timeout)
+
+
+def _host(options: argparse.Namespace, needs_granule: bool = True) -> Options:
+    shares = {folder.resolve(): True for folder in options.share or [ROOT]}
+    for folder in shares:
+        if not folder.is_dir():
+            raise LabError(f"{folder} is not a folder")
+    shares.setdefault(cache(), False)
+    files = {}
+    if needs_granule:
+        files["/usr/local/bin/granule"] = build.granule(options.profile, fresh=not options.no_build)
+    return Options(
+        version=options.host or HOSTS[0],
+        mte=not options.no_mte,
+        icount=options.icount,
+        cpus=options.cpus,
+        memory=options.memory,
+        shares=shares,
+        files=files,
+    )
+
+
+def _run(host: Options, argv: list[str], timeout: float) -> int:
+    command = Command(argv, passing.directory(host), passing.environment(host))
+    with Host(host, build.agent()) as running:
+        return Session(running, command, timeout or None).run()

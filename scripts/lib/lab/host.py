@@ -5,7 +5,6 @@ the shared folders (9p, which needs no daemon and works the same with every QEMU
 """
 
 import ctypes
-import os
 import shutil
 import signal
 import socket
@@ -89,16 +88,14 @@ class Host:
         command = [EMULATOR, *_machine(options), "-initrd", str(initrd), *_shares(options.shares)]
         append = f"console=ttyAMA0 panic=-1 loglevel=5 {QUICKER_BOOT}{' lab.shell' if shell is not None else ''}"
         command += ["-append", append, "-device", "virtio-serial-pci", "-serial", f"file:{self.console}"]
-        if shell is None:
-            command += ["-chardev", f"socket,id=lab,fd={inner.fileno()}", "-device", "virtserialport,chardev=lab,name=lab"]
-        else:
+        if shell is not None:
             command += ["-chardev", "stdio,id=lab,signal=off", "-device", "virtconsole,chardev=lab"]
+            return subprocess.Popen(command, preexec_fn=_die_with_parent)
+        command += ["-chardev", f"socket,id=lab,fd={inner.fileno()}", "-device", "virtserialport,chardev=lab,name=lab"]
+        null = subprocess.DEVNULL
+        # In a session of its own: a terminal's Ctrl-C is for the lab, which then ends the emulator.
         return subprocess.Popen(
-            command,
-            stdin=None if shell is not None else subprocess.DEVNULL,
-            stdout=None if shell is not None else subprocess.DEVNULL,
-            pass_fds=[inner.fileno()],
-            preexec_fn=None if shell is not None else _die_with_parent,
+            command, stdin=null, stdout=null, pass_fds=[inner.fileno()], start_new_session=True, preexec_fn=_die_with_parent
         )
 
 
@@ -139,6 +136,4 @@ def _share_table(shares: dict[Path, bool]) -> str:
 
 
 def _die_with_parent() -> None:
-    # A terminal's Ctrl-C is for the lab, which then ends the emulator; and the emulator never outlives the lab.
-    os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

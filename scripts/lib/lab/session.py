@@ -1,4 +1,11 @@
-"""Runs one command in an emulated host and relays its streams."""
+"""Runs one command in an emulated host and relays its streams.
+
+    booting ──Hello──► running ──Exit──────► COMMAND's status
+       │                  ├─────Failed────► 126 or 127
+       │ 120 s            ├─────timeout───► 124, with a report of what every process does
+       ▼                  └─────port gone─► 123 after a panic, 125 otherwise
+      125
+"""
 
 import os
 import selectors
@@ -12,6 +19,8 @@ from .host import Host
 # Exit codes of the lab's own, beside the command's; 124 is what timeout(1) gives.
 PANIC, TIMEOUT, LAB_FAILED = 123, 124, 125
 REPORT_SECONDS = 10
+# A boot takes 4 s on an idle machine of two cores; this is for a very busy one.
+BOOT_SECONDS = 120
 
 
 @dataclass
@@ -29,7 +38,7 @@ class Session:
     def __init__(self, host: Host, command: Command, timeout: float | None) -> None:
         self._host = host
         self._command = command
-        self._deadline = time.monotonic() + timeout if timeout else None
+        self._deadline: float | None = time.monotonic() + BOOT_SECONDS
         self._timeout = timeout
         self._reader = wire.Reader()
         self._selector = selectors.DefaultSelector()
@@ -64,6 +73,7 @@ class Session:
         if kind == wire.HELLO:
             self._send(wire.start(self._command.cwd, self._command.argv, self._command.environment))
             self._started = True
+            self._deadline = time.monotonic() + self._timeout if self._timeout else None
             self._watch_stdin()
         elif kind == wire.STDOUT:
             _write(1, payload)
@@ -112,15 +122,13 @@ class Session:
             self._status = LAB_FAILED
 
     def _time_out(self) -> None:
-        what = " ".join(self._command.argv)
         if not self._started:
-            _say(f"the lab did not come up in {self._timeout:g} s; the console's last words:\n{self._host.console_tail()}")
-        else:
-            _say(f"after {self._timeout:g} s still running: {what}")
-            self._inspect()
-            tail = self._host.console_tail(15)
-            if tail:
-                _say("the console's last words:\n" + tail)
+            _say(f"the lab did not come up in {BOOT_SECONDS} s; the console's last words:\n{self._host.console_tail()}")
+            self._status = LAB_FAILED
+            return
+        _say(f"after {self._timeout:g} s still running: {' '.join(self._command.argv)}")
+        self._inspect()
+        _say("the console's last words:\n" + self._host.console_tail(15))
         self._status = TIMEOUT
 
     def _inspect(self) -> None:
@@ -129,7 +137,7 @@ class Session:
         while not self._reported and self._status is None and (left := end - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 key.data()
-        if not self._reported:
+        if not self._reported and self._status is None:
             _say("the lab itself does not answer either: its kernel hangs")
 
 
