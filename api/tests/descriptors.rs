@@ -10,14 +10,14 @@ const HEAD: &str = "PUT /api/v1/vm.add-net HTTP/1.1\r\nHost: localhost\r\nConten
 const BOOT: &[u8] = b"PUT /api/v1/vm.boot HTTP/1.1\r\n\r\n";
 
 fn open_descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
 }
 
 /// How many descriptors the machine was given with the next answer's request.
 fn given(client: &mut Client) -> usize {
     let answer = client.answer();
     let number = answer.split("{\"fds\":").nth(1).and_then(|rest| rest.strip_suffix('}'));
-    number.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
+    number.unwrap_or_else(|| panic!("{answer}")).parse().expect("a number")
 }
 
 #[test]
