@@ -23,6 +23,15 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     Ok(value)
 }
 
+/// Reads a value that is JSON already.
+pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, JsonError> {
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let path = error.path().to_string();
+        let cause = error.into_inner();
+        JsonError(if path == "." { cause.to_string() } else { format!("{path}: {cause}") })
+    })
+}
+
 /// Writes a document in which every character beyond ASCII is escaped.
 ///
 /// Some clients read an answer in pieces of 256 bytes and take each for UTF-8 of its own.

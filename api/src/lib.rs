@@ -14,6 +14,7 @@
 //! and holds no state of a VM itself. It may not depend on any other crate of this workspace.
 
 pub mod call;
+pub mod client;
 pub mod config;
 pub mod error;
 pub mod json;

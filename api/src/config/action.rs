@@ -100,6 +100,9 @@ pub struct RestoredNetConfig {
     /// Descriptors.
     #[serde(default, deserialize_with = "defaults::or_default")]
     pub num_fds: usize,
+    /// Their numbers on the command line; numbers of a client's own are never used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "list::bounded")]
+    pub fds: Vec<i32>,
 }
 
 /// Another host node for a memory zone.
