@@ -24,6 +24,7 @@ const PAGE: u64 = 4096;
 const HERE: u64 = u64::MAX - 99;
 const NO_FD: u64 = u64::MAX;
 const SIGCHLD: u64 = 17;
+const MS_BIND: u64 = 0x1000;
 const EMPTY_PATH: u64 = 0x1000;
 
 const fn attempt(
@@ -41,7 +42,7 @@ pub const ALL: &[Attempt] = &[
     // Paths.
     attempt(
         "open a file",
-        |_| call(OPENAT, &[HERE, text(c"/etc/hosts"), 0]),
+        |_| call(OPENAT, &[HERE, text(c"/dev/null"), 0]),
         Kill,
         false,
         Landlock(1, libc::EACCES),
@@ -64,7 +65,7 @@ pub const ALL: &[Attempt] = &[
     attempt("change root", |_| call(CHROOT, &[text(c"/")]), Kill, false, Nothing),
     attempt(
         "mount",
-        |_| call(MOUNT, &[text(c"none"), text(c"/mnt"), text(c"tmpfs"), 0, 0]),
+        |_| call(MOUNT, &[text(c"/"), text(c"/"), 0, MS_BIND, 0]),
         Kill,
         false,
         Landlock(1, libc::EPERM),
@@ -180,7 +181,7 @@ pub const ALL: &[Attempt] = &[
 
 /// `struct open_how`: three zero words, a plain read.
 fn open_by_openat2(_: &Tools) -> io::Result<()> {
-    call(OPENAT2, &[HERE, text(c"/etc/hosts"), memory(), 24])
+    call(OPENAT2, &[HERE, text(c"/dev/null"), memory(), 24])
 }
 
 /// `struct clone_args` with SIGCHLD as exit signal.

@@ -1,8 +1,10 @@
 //! What the started processes do. Each writes its report, one JSON value a line, to descriptor 3.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::panic::catch_unwind;
 use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc;
 
@@ -28,30 +30,52 @@ pub fn start(role: &[&str]) -> Played {
     spawn.descriptor(writer.as_fd());
     let child = spawn.start().unwrap();
     drop(writer);
-    let report =
-        BufReader::new(reader).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
-    Played { report, status: child.wait().unwrap() }
+    Played { report: values(reader), status: child.wait().unwrap() }
+}
+
+/// Plays a role in a forked copy of this process: a few hundred of these must not take minutes on an emulated processor.
+pub fn start_copy(role: &[&str]) -> Played {
+    let (reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: this process has one thread, so the copy may do anything; it never returns from here.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        drop(reader);
+        // SAFETY: whatever number 3 is in the parent, the copy does not use it.
+        assert_eq!(unsafe { libc::dup2(writer.as_raw_fd(), 3) }, 3);
+        let played = catch_unwind(|| play(role));
+        std::process::exit(if played.is_ok() { 0 } else { 101 });
+    }
+    drop(writer);
+    let report = values(reader);
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    Played { report, status: ExitStatus::from_raw(status) }
+}
+
+fn values(reader: impl Read) -> Vec<Value> {
+    BufReader::new(reader).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
 }
 
 /// Plays a role, in the started process.
 pub fn play(words: &[&str]) -> ExitCode {
     // SAFETY: `start` put the report's pipe there and nothing else owns the number.
-    let mut report = unsafe { File::from(OwnedFd::from_raw_fd(3)) };
+    let report = unsafe { File::from(OwnedFd::from_raw_fd(3)) };
     match words {
         ["attempt", kind, mode, index] => {
             let attempt = &attempts::ALL[index.parse::<usize>().unwrap()];
             let tools = Tools::gather().unwrap();
             inside(kind, mode, move |jail| {
-                say(&mut report, &json!(jail));
+                say(&report, &json!(jail));
                 let errno = attempt.make(&tools).err().map(|error| error.raw_os_error().unwrap_or(-1));
-                say(&mut report, &json!(errno.unwrap_or(0)));
+                say(&report, &json!(errno.unwrap_or(0)));
             });
         }
         ["work", kind, mode] => {
             let work = kind.parse().unwrap();
             inside(kind, mode, move |_| {
                 crate::work::of(work);
-                say(&mut report, &json!("done"));
+                say(&report, &json!("done"));
             });
         }
         ["panic", kind, mode] => inside(kind, mode, |_| panic!("as the test wants")),
@@ -60,7 +84,7 @@ pub fn play(words: &[&str]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-pub fn say(report: &mut File, value: &Value) {
+pub fn say(mut report: &File, value: &Value) {
     report.write_all(format!("{value}\n").as_bytes()).unwrap();
 }
 

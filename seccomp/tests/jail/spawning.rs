@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
@@ -27,26 +27,32 @@ pub const TESTS: &[Test] = &[
 
 pub fn play(words: &[&str], mut report: File) -> ExitCode {
     match words {
-        ["descriptors"] => say(&mut report, &descriptors()),
+        ["descriptors"] => say(&report, &descriptors()),
         ["variables"] => {
             let names: Vec<String> = std::env::vars().map(|(name, _)| name).collect();
-            say(&mut report, &json!(names));
+            say(&report, &json!(names));
         }
         ["prepared"] => {
             granule_jail::prepare_process().unwrap();
             let status = std::fs::read_to_string("/proc/self/status").unwrap();
             let tunables = std::env::var_os(granule_jail::GLIBC_TUNABLES).is_some();
-            say(&mut report, &json!([std::process::id(), tunables, status]));
+            say(&report, &json!([std::process::id(), tunables, status]));
         }
         ["wait"] => {
-            say(&mut report, &json!(std::process::id()));
+            say(&report, &json!(std::process::id()));
             end_of(&mut report);
         }
-        ["parent", jail] => return parent_until_killed(jail, report),
+        ["parent", jail] => return parent_until_killed(jail, &report),
+        ["linger"] => {
+            say(&report, &json!(std::process::id()));
+            loop {
+                std::thread::park();
+            }
+        }
         ["threads"] => {
             let thread = std::thread::spawn(std::thread::park);
             let refused = granule_jail::enter(JailKind::Machine, SeccompMode::Enforce);
-            say(&mut report, &json!(matches!(refused, Err(Error::Threads))));
+            say(&report, &json!(matches!(refused, Err(Error::Threads))));
             thread.thread().unpark();
         }
         _ => panic!("no such role: {words:?}"),
@@ -206,25 +212,21 @@ fn a_child_can_be_killed() -> End {
     End::Passed
 }
 
-/// Starts a grandchild that holds a copy of the report's pipe, enters a jail if asked to, says so, and waits to be killed.
-fn parent_until_killed(jail: &str, mut report: File) -> ExitCode {
+/// Starts a grandchild that never ends by itself and holds a copy of the report's pipe, enters a jail if asked to, and
+/// waits to be killed.
+fn parent_until_killed(jail: &str, report: &File) -> ExitCode {
     let executable = Executable::own().unwrap();
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     let mut spawn = Spawn::new(&executable, "jail-role");
-    spawn.argument("role").argument("wait");
-    spawn.descriptor(theirs.as_fd());
+    spawn.argument("role").argument("linger");
     spawn.descriptor(report.as_fd());
-    let child = spawn.start().unwrap();
-    drop(theirs);
-    let mut socket = File::from(OwnedFd::from(ours));
-    let _ = socket.read(&mut [0; 16]);
+    let _child = spawn.start().unwrap();
     if jail == "machine" {
         granule_jail::enter(JailKind::Machine, SeccompMode::Enforce).unwrap();
     }
-    say(&mut report, &json!(child.pid()));
-    // The socket stays open in a copy that nobody closes before the grandchild is gone: only its death ends it.
-    end_of(&mut socket);
-    ExitCode::FAILURE
+    say(report, &json!("jailed"));
+    loop {
+        std::thread::park();
+    }
 }
 
 fn a_child_dies_with_its_parent() -> End {
@@ -236,13 +238,21 @@ fn a_child_dies_with_its_parent() -> End {
         spawn.descriptor(writer.as_fd());
         let parent = spawn.start().unwrap();
         drop(writer);
-        let mut reader = File::from(OwnedFd::from(reader));
-        let mut said = [0; 16];
-        assert!(reader.read(&mut said).unwrap() > 0, "{jail}: the grandchild runs");
+        let mut reader = BufReader::new(reader);
+        // In either order: the grandchild lingers, its parent is jailed.
+        let mut said = [String::new(), String::new()];
+        said.iter_mut().for_each(|line| assert!(reader.read_line(line).unwrap() > 0));
         parent.kill().unwrap();
         assert_eq!(parent.wait().unwrap().signal(), Some(libc::SIGKILL));
         // The grandchild holds the pipe's other end: it closes when, and only when, the grandchild is gone.
-        assert_eq!(reader.read(&mut said).unwrap(), 0, "{jail}");
+        let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
+        let pipe = rustix::event::PollFd::new(reader.get_ref(), rustix::event::PollFlags::IN);
+        assert_eq!(
+            rustix::event::poll(&mut [pipe], Some(&limit)),
+            Ok(1),
+            "{jail}: {said:?} outlives its parent"
+        );
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "{jail}");
     }
     End::Passed
 }
