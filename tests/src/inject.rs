@@ -169,7 +169,8 @@ mod sys {
     }
 }
 
-#[cfg(all(test, target_arch = "aarch64"))]
+#[cfg(test)]
+#[cfg(target_arch = "aarch64")]
 mod tests {
     use super::*;
     use std::process::{Child, Command, Stdio};

@@ -39,22 +39,20 @@ pub fn module(name: &str) -> PathBuf {
 /// # Panics
 /// If this host has none.
 pub fn busybox() -> PathBuf {
-    let places = ["/bin/busybox", "/usr/bin/busybox"];
-    places.iter().map(PathBuf::from).find(|p| p.exists()).expect("busybox is installed (scripts/setup)")
+    let given = env::var_os("GRANULE_BUSYBOX").map(PathBuf::from);
+    let places = ["/bin/busybox", "/usr/bin/busybox"].map(PathBuf::from);
+    given.into_iter().chain(places).find(|p| p.exists()).expect("busybox is installed (scripts/setup)")
 }
 
-/// The folder of the kernel's MTE selftests, built for arm64.
+/// The folder of the kernel's MTE selftests, built for arm64, from `GRANULE_SELFTESTS`.
 ///
 /// # Panics
 /// Outside of the lab.
 pub fn selftests() -> PathBuf {
-    if let Some(given) = env::var_os("GRANULE_SELFTESTS") {
-        return PathBuf::from(given);
-    }
-    // CACHE/kernels/6.12-cloud/Image
-    let kernel = kernel();
-    let cache = kernel.ancestors().nth(3).expect("the Image lies in the lab's cache");
-    cache.join("selftests/mte")
+    PathBuf::from(
+        env::var_os("GRANULE_SELFTESTS")
+            .expect("GRANULE_SELFTESTS is set: run this by scripts/lab or cargo test"),
+    )
 }
 
 /// Fails a test that was started on another kind of host than it is about.

@@ -1,16 +1,12 @@
-//! Hosts on which a guest cannot have tags on shared memory, and why: a kernel before 6.2, or a machine without MTE.
-//!
-//! `scripts/test` runs these with `--features untagged-host`, once on each such host of the lab
-//! (`GRANULE_LAB_HOST=6.1`, `GRANULE_LAB_MTE=0`); without the feature they are not built.
-#![cfg(target_arch = "aarch64")]
-#![allow(clippy::unwrap_used, reason = "helpers of tests are tests too: a panic is how they fail")]
+//! What holds on every host that cannot give a guest tags on shared memory; `crate::REASON` is a word of the reason.
 
-use std::env;
 use std::sync::LazyLock;
 
 use granule_tests::monitor::{Monitor, run};
 use granule_tests::vm::{Guest, Vm};
 use serde_json::{Value, json};
+
+use crate::REASON;
 
 static INIT: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let path = env!("CARGO_BIN_EXE_guest-init");
@@ -22,18 +18,10 @@ fn guest() -> Guest {
     Guest::new(&INIT).word("granule.run=mte,rng,cpus")
 }
 
-/// A word of the reason why this host gives no tags.
-fn reason() -> &'static str {
-    match (env::var("GRANULE_LAB_MTE").as_deref(), env::var("GRANULE_LAB_HOST").as_deref()) {
-        (Ok("0"), _) => "MTE",
-        (_, Ok("6.1")) => "MAP_SHARED",
-        other => panic!("this host gives tags (GRANULE_LAB_MTE, GRANULE_LAB_HOST: {other:?})"),
-    }
-}
-
+/// The reason is told, and this is the host that the tests are about.
 fn tells_why(text: &Value) {
     let text = text.to_string();
-    assert!(text.contains(reason()), "{:?} is not in {text}", reason());
+    assert!(text.contains(REASON), "{REASON:?} is not in {text}");
 }
 
 #[test]
