@@ -55,6 +55,23 @@ fn every_byte_gets_to_its_place() {
 }
 
 #[test]
+fn both_ways_of_loading_give_the_same_memory() {
+    let (kernel, initramfs) = (file(&kernel_bytes()), file(&[0x5a; 70_000]));
+    let plan = plan(&kernel, Some(&initramfs));
+    let (by_mapping, backing) = (memory(), file(&[]));
+    backing.set_len(RAM).expect("its size");
+    load(&plan, &kernel, Some(&initramfs), &by_mapping).expect("loaded");
+    load_into_file(&plan, &kernel, Some(&initramfs), &backing).expect("loaded");
+    let mut by_file = vec![0; RAM as usize];
+    std::os::unix::fs::FileExt::read_exact_at(&backing, &mut by_file, 0).expect("read");
+    assert!(read(&by_mapping, RAM_BASE, RAM as usize) == by_file);
+
+    kernel.set_len(0x1_0000).expect("truncated");
+    let error = load_into_file(&plan, &kernel, Some(&initramfs), &backing).expect_err("refused");
+    assert!(matches!(error, LoadError::Truncated { missing: 0x2345, expected: 0x1_2345, .. }), "{error}");
+}
+
+#[test]
 fn a_file_that_shrank_since_the_plan_is_an_error() {
     let kernel = file(&kernel_bytes());
     let plan = plan(&kernel, None);

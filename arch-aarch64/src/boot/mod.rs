@@ -15,5 +15,5 @@ mod load;
 mod plan;
 
 pub use image::{ImageError, KernelImage, OtherFile};
-pub use load::{LoadError, load, write_fdt};
+pub use load::{LoadError, load, load_into_file, write_fdt};
 pub use plan::{BootPlan, BootRegisters, Initramfs, PlanError};
