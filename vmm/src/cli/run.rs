@@ -19,8 +19,6 @@ pub struct RunOptions {
     pub event_monitor: Option<EventSink>,
     /// The VM that is created and booted at once.
     pub vm: Option<VmConfig>,
-    /// The snapshot that is restored at once; not together with a VM.
-    pub restore: Option<RestoreConfig>,
     /// What a VM that says nothing about memory tagging gets.
     pub mte: MteRequest,
     /// What happens at a system call that is not allowed.
@@ -81,7 +79,6 @@ impl RunOptions {
             fds.push(fd);
         }
         fds.extend(self.vm.iter().flat_map(|vm| &vm.net).flat_map(|net| &net.fds));
-        fds.extend(self.restore.iter().flat_map(|restore| &restore.net_fds).flat_map(|net| &net.fds));
         fds
     }
 }
@@ -89,22 +86,21 @@ impl RunOptions {
 pub(super) fn options(typed: &typed::Run) -> Result<RunOptions, CliError> {
     let api_socket = typed.api_socket.as_deref().map(line::api_socket).transpose()?;
     let event_monitor = typed.event_monitor.as_deref().map(line::event_sink).transpose()?;
-    let restore =
-        typed.restore.as_deref().map(|text| read_as("--restore", text, keys::RESTORE)).transpose()?;
     let vm = vm::config(typed)?;
-    if restore.is_some()
-        && let Some(flag) = vm::first_flag(typed)
-    {
-        return Err(UsageError::TwoVms(flag).into());
+    if let Some(text) = &typed.restore {
+        let _: RestoreConfig = read_as("--restore", text, keys::RESTORE)?;
+        return Err(match vm::first_flag(typed) {
+            Some(flag) => UsageError::TwoVms(flag).into(),
+            None => OptionError::new("--restore", "snapshots are not supported yet").into(),
+        });
     }
-    if api_socket.is_none() && vm.is_none() && restore.is_none() {
+    if api_socket.is_none() && vm.is_none() {
         return Err(UsageError::Nothing.into());
     }
     Ok(RunOptions {
         api_socket,
         event_monitor,
         vm,
-        restore,
         mte: mte(&typed.mte)?,
         seccomp: typed.seccomp.parse().map_err(|error| OptionError::new("--seccomp", format!("{error}")))?,
         log: LogOptions { level: level(typed.verbose), file: typed.log_file.clone() },

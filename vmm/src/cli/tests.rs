@@ -187,8 +187,11 @@ fn flags_that_make_no_vm_are_refused() {
         refusal("--restore source_url=file:///d --kernel /k"),
         "--restore brings its own VM; --kernel cannot be given beside it"
     );
-    let restore = run("--restore source_url=file:///d,net_fds=[n1@[3,4],n2@[5]]");
-    assert_eq!(restore.inherited_fds(), [3, 4, 5]);
+    assert_eq!(
+        refusal("--restore source_url=file:///d,net_fds=[n1@[3,4]]"),
+        "--restore: snapshots are not supported yet"
+    );
+    assert!(refusal("--restore prefault=on").starts_with("--restore: missing field `source_url`"));
 }
 
 #[test]
