@@ -13,7 +13,9 @@ use std::fs::File;
 use std::sync::Arc;
 
 use granule_arch::boot::BootRegisters;
-use granule_arch::kvm::{CoreRegister, CpuFeatures, Exit, NewVm, RunError, SystemRegister, Vcpu, Vm};
+use granule_arch::kvm::{
+    CoreRegister, CpuFeatures, Exit, NewVm, RunError, SystemRegister, Vcpu, Vm, install_kick_handler,
+};
 use granule_arch::layout::{Gpa, Layout, RAM_BASE};
 use vm_memory::{FileOffset, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
@@ -133,6 +135,7 @@ impl BareMetal {
     }
 
     pub fn with_vcpus(mte: bool, backing: Backing, vcpus: u32) -> Self {
+        install_kick_handler().expect("a handler");
         let kvm = kvm();
         let layout = Layout::new(RAM as u64, vcpus, 1, 40).expect("a layout");
         let (memory, file) = memory(backing);

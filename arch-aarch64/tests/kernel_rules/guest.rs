@@ -5,9 +5,7 @@ use std::thread;
 
 use granule_arch::fdt::Mpidr;
 use granule_arch::irq::ItsDeviceId;
-use granule_arch::kvm::{
-    CoreRegister, Exit, MsiRoute, RoutingTable, RunError, SystemEvent, SystemRegister, install_kick_handler,
-};
+use granule_arch::kvm::{CoreRegister, Exit, MsiRoute, RoutingTable, RunError, SystemEvent, SystemRegister};
 use granule_arch::layout::{GIC_ITS, Gpa, RAM_BASE};
 use granule_arch::mte::GRANULE;
 use kvm_bindings::KVM_MEM_LOG_DIRTY_PAGES;
@@ -205,7 +203,6 @@ fn psci(_: &Host) {
 }
 
 fn kick(_: &Host) {
-    install_kick_handler().expect("a handler");
     let mut guest = BareMetal::new(false, Backing::SharedMemfd);
     guest.prepare(Do::Spin);
     let mut vcpu = guest.vcpus.remove(0);

@@ -31,6 +31,8 @@ mod probe;
 mod slots;
 #[cfg(target_arch = "aarch64")]
 mod sys;
+#[cfg(target_arch = "aarch64")]
+mod uffd;
 
 #[cfg(target_arch = "aarch64")]
 fn main() -> std::process::ExitCode {
