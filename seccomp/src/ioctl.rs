@@ -69,6 +69,8 @@ ioctls! {
     TCGETS = 0x5401;
     TCSETS = 0x5402;
     TCSETSW = 0x5403;
+    TCGETS2 = 0x802c_542a;
+    TCSETS2 = 0x402c_542b;
     TIOCSTI = 0x5412;
     TIOCGWINSZ = 0x5413;
     TIOCSETD = 0x5423;

@@ -14,10 +14,12 @@ pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<
 }
 
 /// Whether READ_IMPLIES_EXEC, under which PROT_READ mappings are executable, is set.
+///
+/// Read from `/proc`: the call that asks is the call that sets, and a process started by control may not make it.
 pub(crate) fn reads_imply_exec() -> bool {
-    // SAFETY: 0xffff_ffff asks and changes nothing.
-    let persona = unsafe { libc::personality(0xffff_ffff) };
-    persona & libc::READ_IMPLIES_EXEC != 0
+    let persona = std::fs::read_to_string("/proc/self/personality").unwrap_or_default();
+    let flag = u32::from_ne_bytes(libc::READ_IMPLIES_EXEC.to_ne_bytes());
+    u32::from_str_radix(persona.trim(), 16).is_ok_and(|persona| persona & flag != 0)
 }
 
 /// Goes back to Linux's plain personality.

@@ -2,7 +2,7 @@
 
 use crate::call::{
     ACCEPT4, DUP, EPOLL_CREATE1, EPOLL_CTL, EPOLL_PWAIT, EPOLL_WAIT, EVENTFD2, FCNTL, FSTAT, GETSOCKOPT,
-    IOCTL, LSEEK, READ, READV, RECVFROM, RECVMSG, SENDMSG, SENDTO, SHUTDOWN, WRITEV,
+    IOCTL, LSEEK, PPOLL, READ, READV, RECVFROM, RECVMSG, SENDMSG, SENDTO, SHUTDOWN, WRITEV,
 };
 use crate::ioctl::FIONBIO;
 use crate::rule::{
@@ -25,6 +25,7 @@ pub(super) const BACK_END: &[Rule] = &[
     Rule::any(EPOLL_WAIT, "queue threads"),
     Rule::any(EPOLL_PWAIT, "queue threads"),
     Rule::any(EVENTFD2, "exit events"),
+    Rule::any(PPOLL, "waits for requests and kicks"),
     Rule::any(READ, "kicks"),
     Rule::any(WRITEV, "log lines"),
     // SETFD, GETFL, SETFL, DUPFD_CLOEXEC

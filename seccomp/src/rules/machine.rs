@@ -3,15 +3,16 @@
 use crate::call::{
     ACCEPT4, DUP, EPOLL_CREATE1, EPOLL_CTL, EPOLL_PWAIT, EPOLL_WAIT, EVENTFD2, FCNTL, FSTAT, FTRUNCATE,
     GETSOCKOPT, IOCTL, LSEEK, MEMFD_CREATE, PRCTL, PREAD64, PWRITE64, READ, READV, RECVFROM, RECVMSG,
-    SECCOMP, SENDMSG, SENDTO, SETSOCKOPT, SHUTDOWN, SIGNALFD4, TIMERFD_CREATE, TIMERFD_SETTIME, WAITID,
-    WRITEV,
+    SECCOMP, SENDMSG, SENDTO, SETSOCKOPT, SHUTDOWN, SIGNALFD4, STATX, TIMERFD_CREATE, TIMERFD_SETTIME,
+    WAITID, WRITEV,
 };
 use crate::ioctl::{
     FIONBIO, KVM_ARM_PREFERRED_TARGET, KVM_ARM_SET_COUNTER_OFFSET, KVM_ARM_VCPU_FINALIZE, KVM_ARM_VCPU_INIT,
     KVM_CHECK_EXTENSION, KVM_CLEAR_DIRTY_LOG, KVM_CREATE_DEVICE, KVM_CREATE_VCPU, KVM_CREATE_VM,
     KVM_ENABLE_CAP, KVM_GET_API_VERSION, KVM_GET_DEVICE_ATTR, KVM_GET_DIRTY_LOG, KVM_GET_MP_STATE,
     KVM_GET_REG_LIST, KVM_GET_VCPU_EVENTS, KVM_GET_VCPU_MMAP_SIZE, KVM_HAS_DEVICE_ATTR, KVM_SET_DEVICE_ATTR,
-    KVM_SET_MP_STATE, KVM_SET_USER_MEMORY_REGION, KVM_SET_VCPU_EVENTS, TCGETS, TCSETS, TCSETSW, TIOCGWINSZ,
+    KVM_SET_MP_STATE, KVM_SET_USER_MEMORY_REGION, KVM_SET_VCPU_EVENTS, TCGETS, TCGETS2, TCSETS, TCSETS2,
+    TCSETSW, TIOCGWINSZ,
 };
 use crate::rule::{
     Rule,
@@ -52,6 +53,7 @@ pub(super) const MACHINE: &[Rule] = &[
     Rule::any(MEMFD_CREATE, "guest memory"),
     Rule::any(FTRUNCATE, "size of guest memory"),
     Rule::any(LSEEK, "size of the kernel image; sparse guest memory"),
+    Rule::any(STATX, "size and kind of a passed descriptor (std); of a path at most whether it exists"),
     Rule::any(FSTAT, "size and kind of a passed descriptor"),
     Rule::any(READ, "kernel image, eventfds, terminal"),
     Rule::any(READV, "kernel image into guest memory"),
@@ -85,6 +87,8 @@ pub(super) const MACHINE: &[Rule] = &[
     Rule::any(SETSOCKOPT, "time limits on the vhost-user sockets"),
     Rule::when(IOCTL, &[Is(1, FIONBIO)], "non-blocking descriptors"),
     Rule::when(IOCTL, &[Is(1, TCGETS)], "terminal mode; is it a terminal?"),
+    Rule::when(IOCTL, &[Is(1, TCGETS2)], "terminal mode, as rustix asks for it"),
+    Rule::when(IOCTL, &[Is(1, TCSETS2)], "terminal mode, raw and back, as rustix sets it"),
     Rule::when(IOCTL, &[Is(1, TCSETS)], "terminal mode, raw and back; no TIOCSTI"),
     Rule::when(IOCTL, &[Is(1, TCSETSW)], "terminal mode, raw and back; no TIOCSTI"),
     Rule::when(IOCTL, &[Is(1, TIOCGWINSZ)], "size of the terminal"),
