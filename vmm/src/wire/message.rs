@@ -1,0 +1,274 @@
+//! The messages between `control` and `machine`.
+
+use serde::{Deserialize, Serialize};
+
+/// Index into the descriptors that came with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdSlot(pub u8);
+
+/// A command with the number under which it will be answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Envelope<T> {
+    /// Chosen by `control`, echoed in the reply.
+    pub id: u32,
+    /// What to do.
+    pub body: T,
+}
+
+/// What `control` asks of `machine`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command {
+    /// First message: what can the host do? Answered with [`Outcome::Host`].
+    Hello,
+    /// Build the machine and start its vCPUs. Answered with [`Outcome::Booted`].
+    Boot(Box<BootSpec>),
+    /// Stop all vCPUs at an instruction boundary.
+    Pause,
+    /// Let the vCPUs run again.
+    Resume,
+    /// Press the power button.
+    PowerButton,
+    /// Tear the machine down; memory, threads and descriptors are gone when this is answered.
+    Stop,
+    /// A client has connected to the serial port's socket.
+    AttachSerial {
+        /// The accepted connection.
+        connection: FdSlot,
+    },
+    /// A device process was started anew: take it up where the old one stopped.
+    ReplaceBackend {
+        /// The device's id.
+        id: String,
+        /// Connected vhost-user socket.
+        socket: FdSlot,
+    },
+    /// Restore the terminal and end the process with this code. Not answered.
+    Exit {
+        /// The process's exit code.
+        code: u8,
+    },
+}
+
+/// Everything that `machine` needs to build a guest; checked by `control` before it is sent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BootSpec {
+    /// vCPUs.
+    pub cpus: CpuSpec,
+    /// Guest memory in bytes, a multiple of the page size.
+    pub memory_bytes: u64,
+    /// Whether tagged memory is switched on: decided, not "auto".
+    pub mte: bool,
+    /// The kernel image, open for reading.
+    pub kernel: FdSlot,
+    /// The initramfs, open for reading.
+    pub initramfs: Option<FdSlot>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Where the PL011's bytes go.
+    pub serial: SerialSpec,
+    /// Number of PCI segments, 1..=16.
+    pub pci_segments: u16,
+    /// PCI devices in slot order.
+    pub devices: Vec<DeviceSpec>,
+    /// Whether to leave the vCPUs paused after building.
+    pub start_paused: bool,
+}
+
+/// vCPU configuration.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CpuSpec {
+    /// Number of vCPUs, 1..=32.
+    pub count: u8,
+    /// Upper limit on guest physical address bits; clamped to what KVM offers.
+    pub max_phys_bits: u8,
+    /// threads per core, cores per die, dies per package, packages.
+    pub topology: Option<[u8; 4]>,
+}
+
+/// Where the PL011's bytes go and come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SerialSpec {
+    /// No PL011 in the machine.
+    Off,
+    /// A PL011 whose output is thrown away.
+    Null,
+    /// A PL011 on open descriptors.
+    Fds {
+        /// Guest input comes from here.
+        input: Option<FdSlot>,
+        /// Guest output goes here.
+        output: FdSlot,
+        /// Switch the terminal behind `input` to raw mode for the machine's life.
+        raw_terminal: bool,
+    },
+    /// A PL011 on whichever client was attached last ([`Command::AttachSerial`]); output with no client is dropped.
+    Socket,
+}
+
+/// One device on the PCI bus.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// Unique id, as in `vm.info`.
+    pub id: String,
+    /// What it is.
+    pub kind: DeviceKind,
+    /// PCI segment.
+    pub segment: u16,
+    /// Number of virtqueues.
+    pub queues: u16,
+    /// Largest queue size offered.
+    pub queue_size: u16,
+    /// Connected vhost-user socket of the process that serves it.
+    pub socket: FdSlot,
+}
+
+/// Device types that have a back end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    /// Entropy source.
+    Rng,
+}
+
+impl DeviceKind {
+    /// As in `granule device NAME`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rng => "rng",
+        }
+    }
+}
+
+/// Any datagram from `machine`.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromMachine {
+    /// The answer to the command with the same id.
+    Reply(Envelope<Result<Outcome, Failure>>),
+    /// Something happened.
+    Notice(Notice),
+}
+
+/// What a command achieved.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done, nothing to tell.
+    Done,
+    /// The host as KVM shows it.
+    Host(Box<granule_arch::host::HostReport>),
+    /// The machine is built and (unless told otherwise) runs.
+    Booted(Box<BootReport>),
+}
+
+/// A chain of causes, outermost first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What went wrong; each entry is the cause of the one before.
+    pub causes: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without deeper cause.
+    pub fn of(cause: &str) -> Self {
+        Self { causes: vec![cause.to_owned()] }
+    }
+}
+
+impl Failure {
+    /// Flattens an error and its sources.
+    pub fn from_source(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(source) = next {
+            causes.push(source.to_string());
+            next = source.source();
+        }
+        Self { causes }
+    }
+}
+
+impl<E: std::error::Error + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::from_source(&error)
+    }
+}
+
+/// What was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootReport {
+    /// Memory tagging as it is.
+    pub mte: MteReport,
+    /// Guest physical address bits.
+    pub ipa_bits: u8,
+    /// The devices on the bus.
+    pub devices: Vec<DeviceReport>,
+    /// Milliseconds from the command to the first vCPU's start, by phase.
+    pub phases_us: Vec<(String, u64)>,
+}
+
+/// Memory tagging of a built machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MteReport {
+    /// Whether the guest has tags.
+    pub enabled: bool,
+    /// `ID_AA64PFR1_EL1.MTE` as the guest reads it.
+    pub level: u8,
+}
+
+/// Where a device sits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// The device's id.
+    pub id: String,
+    /// `SSSS:BB:DD.F`.
+    pub bdf: String,
+    /// Its memory BARs: index, guest physical base, size in bytes, prefetchable.
+    pub bars: Vec<BusDevice>,
+}
+
+/// One BAR.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusDevice {
+    /// BAR index, 0..=5.
+    pub index: u8,
+    /// Guest physical base address.
+    pub base: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Whether it is prefetchable (and 64 bits wide).
+    pub prefetchable: bool,
+}
+
+/// How a guest ended its own run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GuestEnd {
+    /// PSCI SYSTEM_OFF.
+    PowerOff,
+    /// PSCI SYSTEM_RESET.
+    Reset,
+}
+
+/// What `machine` tells unasked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Notice {
+    /// The guest ended its run; its vCPUs are stopped.
+    GuestEnded(GuestEnd),
+    /// A vCPU cannot go on; all vCPUs are stopped.
+    VcpuFailed {
+        /// Which.
+        vcpu: u8,
+        /// Why.
+        reason: String,
+    },
+    /// A device's process does not answer as it should; it must be replaced.
+    DeviceFailed {
+        /// The device's id.
+        id: String,
+        /// Why, outermost cause first.
+        causes: Vec<String>,
+    },
+    /// SIGTERM, SIGINT or SIGHUP reached `machine`.
+    Terminate {
+        /// The signal's number.
+        signal: i32,
+    },
+}

@@ -1,0 +1,21 @@
+//! The private language of `machine` and `control`: one JSON message per SEQPACKET datagram.
+//!
+//! ```text
+//!  control ── Envelope<Command> + descriptors ──► machine
+//!  control ◄── Reply (one per command) | Notice ── machine
+//! ```
+//!
+//! `control` is trusted by `machine`. The other way it is not so: whoever has taken over a vCPU thread can write
+//! anything here, so `control` reads with a size cap, takes no descriptor from `machine`, and treats a message that
+//! does not parse as the death of the machine.
+
+mod channel;
+mod message;
+
+pub use channel::{Channel, ChannelError, Received};
+pub use message::{
+    BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceSpec, Envelope, Failure, FdSlot, FromMachine,
+    GuestEnd, Notice, Outcome, SerialSpec,
+};
+#[cfg(target_arch = "aarch64")]
+pub use message::{BusDevice, DeviceReport, MteReport};
