@@ -1,0 +1,280 @@
+//! What the guest finds at the addresses that are not memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use granule_arch::irq::{GPIO_SPI, ItsDeviceId};
+use granule_arch::kvm::Vm;
+use granule_arch::layout::{self, Layout, Window};
+use granule_devices::pci::{AddressRange, Bdf, InsertError, PciSegment, SegmentLayout};
+use granule_devices::pl031::Pl031;
+use granule_devices::pl061::Pl061;
+use granule_devices::virtio::frontend::{Deadlines, DeviceProcess, Expected};
+use granule_devices::virtio::{DeviceType, Fault, FaultSink, GuestMemory, VirtioPciDevice};
+use vm_device::DeviceMmio;
+use vm_device::bus::{MmioAddress, MmioRange};
+use vm_device::device_manager::{IoManager, MmioManager};
+
+use super::console::Console;
+use super::doorbells::KvmDoorbells;
+use super::interrupts::MsiRoutes;
+use super::wires::SpiLine;
+use crate::machine::mailbox::Postman;
+use crate::machine::memory::GuestRam;
+use crate::machine::turn::{Descriptors, MissingDescriptor};
+use crate::wire::{BusDevice, DeviceKind, DeviceReport, DeviceSpec, Failure, Notice};
+
+/// Why the bus could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// Two devices at one address: a mistake in the memory map.
+    #[error("cannot place {what} at {base:#x} on the bus")]
+    Place {
+        /// Which device.
+        what: &'static str,
+        /// Where.
+        base: u64,
+    },
+    /// A device process did not shake hands.
+    #[error("device {id:?}: its process does not serve it")]
+    Backend {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: Fault,
+    },
+    /// No slot, no room for its BARs.
+    #[error("device {id:?} does not fit the PCI bus")]
+    Slot {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: InsertError,
+    },
+    /// There is no such segment.
+    #[error("device {id:?}: there is no PCI segment {segment}")]
+    Segment {
+        /// Which device.
+        id: String,
+        /// Which segment it names.
+        segment: u16,
+    },
+    /// Interrupt vectors.
+    #[error("device {id:?}: no interrupts")]
+    Vectors {
+        /// Which device.
+        id: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The thread that keeps time for device processes.
+    #[error("cannot start the thread that keeps time for device processes")]
+    Deadlines(#[source] io::Error),
+    /// The specification and its descriptors do not fit each other.
+    #[error(transparent)]
+    Descriptor(#[from] MissingDescriptor),
+}
+
+/// A virtio device and where it sits.
+type SharedDevice = Arc<Mutex<VirtioPciDevice>>;
+
+/// The guest's devices.
+pub struct Bus {
+    io: Arc<IoManager>,
+    gpio: Arc<Mutex<Pl061>>,
+    devices: BTreeMap<String, SharedDevice>,
+}
+
+/// What devices are built with.
+struct Builder<'a> {
+    vm: &'a Arc<Vm>,
+    memory: GuestMemory,
+    routes: Arc<MsiRoutes>,
+    segments: Vec<Arc<PciSegment>>,
+    deadlines: Arc<Deadlines>,
+    postman: &'a Postman,
+}
+
+impl Bus {
+    /// Builds all of it: platform devices, PCI segments, virtio devices in slot order.
+    pub fn build(
+        vm: &Arc<Vm>,
+        ram: &GuestRam,
+        layout: &Layout,
+        console: Option<&Console>,
+        specs: &[DeviceSpec],
+        fds: &mut Descriptors,
+        postman: &Postman,
+    ) -> Result<(Self, Vec<DeviceReport>), BusError> {
+        let mut io = IoManager::new();
+        if let Some(console) = console {
+            place(&mut io, "the UART", layout::UART, console.uart.clone())?;
+        }
+        place(&mut io, "the clock", layout::RTC, Arc::new(Mutex::new(Pl031::new())))?;
+        let gpio = Arc::new(Mutex::new(Pl061::new(SpiLine::new(vm.clone(), GPIO_SPI))));
+        place(&mut io, "the power button", layout::GPIO, gpio.clone())?;
+
+        let segments = layout
+            .segments()
+            .iter()
+            .map(|segment| segment_at(&mut io, segment))
+            .collect::<Result<Vec<_>, _>>()?;
+        let memory = GuestMemory::from(ram.memory.clone());
+        let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
+        let builder =
+            Builder { vm, memory, routes: MsiRoutes::new(vm.clone()), segments, deadlines, postman };
+        let mut devices = BTreeMap::new();
+        let mut reports = Vec::new();
+        for spec in specs {
+            let (device, report) = builder.device(spec, fds)?;
+            devices.insert(spec.id.clone(), device);
+            reports.push(report);
+        }
+        Ok((Self { io: Arc::new(io), gpio, devices }, reports))
+    }
+
+    /// For the vCPU threads.
+    pub fn io(&self) -> &Arc<IoManager> {
+        &self.io
+    }
+
+    /// The virtio device of this name.
+    pub fn device(&self, id: &str) -> Option<&SharedDevice> {
+        self.devices.get(id)
+    }
+
+    /// Presses and releases the power button.
+    pub fn press_power_button(&self) {
+        self.gpio.lock().unwrap_or_else(PoisonError::into_inner).press();
+    }
+}
+
+impl std::fmt::Debug for Bus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bus").field("devices", &self.devices.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Builder<'_> {
+    fn fault_sink(&self) -> Result<FaultSink, BusError> {
+        let postman = Mutex::new(self.postman.try_clone().map_err(BusError::Deadlines)?);
+        Ok(Arc::new(move |id, fault| {
+            tell_fault(&postman.lock().unwrap_or_else(PoisonError::into_inner), id, fault);
+        }))
+    }
+
+    /// One virtio device: hands shaken with its process, put into the first free slot of its segment.
+    fn device(
+        &self,
+        spec: &DeviceSpec,
+        fds: &mut Descriptors,
+    ) -> Result<(SharedDevice, DeviceReport), BusError> {
+        let id = spec.id.clone();
+        let failed = |source| BusError::Backend { id: id.clone(), source };
+        let no_slot = |source| BusError::Slot { id: id.clone(), source };
+        let segment = self.segments.get(usize::from(spec.segment));
+        let segment = segment.ok_or_else(|| BusError::Segment { id: id.clone(), segment: spec.segment })?;
+
+        let stream = UnixStream::from(fds.take(spec.socket)?);
+        let backend =
+            DeviceProcess::connect(stream, self.deadlines.clone(), self.memory.clone(), expected(spec))
+                .map_err(failed)?;
+        let slot = segment.free_slot().map_err(no_slot)?;
+        let device_id =
+            Bdf::on_root_bus(slot).and_then(|bdf| ItsDeviceId::of(spec.segment, bdf.requester_id()));
+        let device_id =
+            device_id.ok_or_else(|| BusError::Segment { id: id.clone(), segment: spec.segment })?;
+        // One for each queue, one for changes of configuration.
+        let vectors = self
+            .routes
+            .vectors(device_id, spec.queues + 1)
+            .map_err(|source| BusError::Vectors { id: id.clone(), source })?;
+        let doorbells = KvmDoorbells::new(self.vm.clone());
+        let device = VirtioPciDevice::new(
+            &*id,
+            device_type(spec.kind),
+            Box::new(backend),
+            vectors,
+            doorbells,
+            self.memory.clone(),
+        )
+        .map_err(failed)?
+        .on_fault(self.fault_sink()?);
+        let device = Arc::new(Mutex::new(device));
+        let bdf = segment.insert(slot, device.clone()).map_err(no_slot)?;
+        let bars = segment
+            .functions()
+            .into_iter()
+            .find(|(at, _)| *at == bdf)
+            .map(|(_, bars)| bars)
+            .unwrap_or_default();
+        let bars = bars.iter().map(|bar| BusDevice {
+            index: bar.bar.number(),
+            base: bar.range.base(),
+            size: bar.range.size(),
+            prefetchable: false,
+        });
+        let report = DeviceReport {
+            id: spec.id.clone(),
+            bdf: format!("{:04x}:{bdf}", spec.segment),
+            bars: bars.collect(),
+        };
+        Ok((device, report))
+    }
+}
+
+/// What a fault of one device leads to: `control` ends its process and brings a new one.
+fn tell_fault(postman: &Postman, id: &str, fault: &Fault) {
+    let causes = Failure::from_source(fault).causes;
+    match fault {
+        // Answered to the guest by DEVICE_NEEDS_RESET, and nobody else's business.
+        Fault::Guest(_) => tracing::debug!(id, ?causes, "the guest set a device up wrongly"),
+        Fault::Device(_) | Fault::Host { .. } => postman.post(Notice::DeviceFailed { id: id.into(), causes }),
+    }
+}
+
+fn expected(spec: &DeviceSpec) -> Expected {
+    match spec.kind {
+        DeviceKind::Rng => Expected::rng(),
+    }
+}
+
+fn device_type(kind: DeviceKind) -> DeviceType {
+    match kind {
+        DeviceKind::Rng => DeviceType::Rng,
+    }
+}
+
+fn segment_at(io: &mut IoManager, segment: &layout::PciSegment) -> Result<Arc<PciSegment>, BusError> {
+    let range = |window: Window| {
+        AddressRange::new(window.base().0, window.size())
+            .ok_or(BusError::Place { what: "a PCI window", base: window.base().0 })
+    };
+    let built = PciSegment::new(SegmentLayout {
+        number: segment.id,
+        ecam: range(segment.ecam)?,
+        mem32: range(segment.mmio32)?,
+        mem64: range(segment.mmio64)?,
+    });
+    place(io, "PCI configuration space", segment.ecam, built.ecam())?;
+    place(io, "a PCI window", segment.mmio32, built.window())?;
+    place(io, "a PCI window", segment.mmio64, built.window())?;
+    Ok(built)
+}
+
+fn place(
+    io: &mut IoManager,
+    what: &'static str,
+    window: Window,
+    device: Arc<dyn DeviceMmio + Send + Sync>,
+) -> Result<(), BusError> {
+    let base = window.base().0;
+    let range =
+        MmioRange::new(MmioAddress(base), window.size()).map_err(|_| BusError::Place { what, base })?;
+    io.register_mmio(range, device).map_err(|_| BusError::Place { what, base })
+}

@@ -1,0 +1,49 @@
+//! The host's KVM: opened and tried out before the jail closes, because trying out memory tagging takes a tagged mapping,
+//! which no jail of ours allows.
+
+use std::path::Path;
+
+use granule_arch::host::{self, HostReport};
+use kvm_ioctls::Kvm;
+
+use crate::wire::Failure;
+
+/// KVM, and what was found out about the host.
+#[derive(Debug)]
+pub struct Host {
+    kvm: Kvm,
+    report: HostReport,
+}
+
+impl Host {
+    /// Opens `/dev/kvm` and probes with scratch VMs.
+    pub fn open() -> Result<Self, Failure> {
+        let kvm = Kvm::new().map_err(|error| {
+            let path = Path::new("/dev/kvm");
+            let hint = if path.exists() {
+                "guests need read and write access to it: is the user in its group (kvm)?"
+            } else {
+                "it is not there: this kernel has no KVM, or does not run at the level (EL2) that KVM needs"
+            };
+            Failure {
+                causes: vec![
+                    "cannot open /dev/kvm".into(),
+                    std::io::Error::from(error).to_string(),
+                    hint.into(),
+                ],
+            }
+        })?;
+        let report = host::report(&kvm)?;
+        Ok(Self { kvm, report })
+    }
+
+    /// What it can do.
+    pub fn report(&self) -> &HostReport {
+        &self.report
+    }
+
+    /// For building a VM.
+    pub fn kvm(&self) -> &Kvm {
+        &self.kvm
+    }
+}

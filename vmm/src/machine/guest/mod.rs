@@ -1,0 +1,99 @@
+//! The guest that this process runs, from the first ioctl to the last thread.
+//!
+//! ```text
+//!  Host::open ─► Guest::build ─► paused ⇄ running ─► halted (the guest ended itself) ─► drop
+//!                 │ memory ─► VM ─► tags on/off ─► slots ─► vCPUs ─► GIC ─► bus ─► kernel, FDT ─► threads
+//! ```
+//!
+//! Everything that exists for the guest is owned here, so dropping a [`Guest`] ends it: threads first, then devices, then
+//! the VM, then memory.
+
+mod build;
+mod bus;
+mod console;
+mod doorbells;
+mod host;
+mod interrupts;
+mod vcpus;
+mod wires;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, PoisonError};
+
+use granule_arch::kvm::Vm;
+
+pub use host::Host;
+
+use super::memory::GuestRam;
+use bus::Bus;
+use console::Console;
+use vcpus::{Stuck, Vcpus};
+
+/// A built guest. Fields are dropped in this order.
+#[derive(Debug)]
+pub struct Guest {
+    vcpus: Vcpus,
+    console: Option<Console>,
+    bus: Bus,
+    _vm: Arc<Vm>,
+    _ram: GuestRam,
+}
+
+/// Why a device's new process could not be taken up.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// There is no such device.
+    #[error("there is no device {0:?}")]
+    Unknown(String),
+    /// The device did not accept it.
+    #[error("device {id:?} could not go on with its new process")]
+    Device {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: granule_devices::virtio::Fault,
+    },
+}
+
+impl Guest {
+    /// Stops all vCPUs between two instructions.
+    pub fn pause(&self) -> Result<(), Stuck> {
+        self.vcpus.pause()
+    }
+
+    /// Lets them run.
+    pub fn resume(&self) {
+        self.vcpus.open();
+    }
+
+    /// The guest ended itself: nobody enters it again.
+    pub fn halt(&self) {
+        self.vcpus.halt();
+    }
+
+    /// Presses and releases the power button.
+    pub fn press_power_button(&self) {
+        self.bus.press_power_button();
+    }
+
+    /// Gives the serial port a client.
+    pub fn attach_serial(&self, connection: OwnedFd) {
+        if let Some(console) = &self.console {
+            console.attach(connection);
+        }
+    }
+
+    /// Lets a device go on with a new process.
+    pub fn replace_backend(&self, id: &str, socket: OwnedFd) -> Result<(), ReplaceError> {
+        let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.backend_gone();
+        let taken_up = device.reconnect(UnixStream::from(socket));
+        if taken_up.is_err() {
+            device.demand_reset();
+        }
+        taken_up.map_err(|source| ReplaceError::Device { id: id.into(), source })
+    }
+}

@@ -1,0 +1,178 @@
+//! The vCPU threads: `vcpu0`, `vcpu1`, … in the very process that a runtime started, because it pins and accounts them
+//! by these names.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use granule_arch::kvm::{Exit, Kick, SystemEvent, Vcpu};
+use granule_jail::{SeccompMode, ThreadKind};
+use vm_device::bus::MmioAddress;
+use vm_device::device_manager::{IoManager, MmioManager};
+
+use crate::machine::gate::Gate;
+use crate::machine::mailbox::Postman;
+use crate::wire::{GuestEnd, Notice};
+
+/// How long a vCPU may be held by something other than the guest (a device process that does not answer) before a pause
+/// is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Stack of a vCPU thread. The deepest path is a device's activation over vhost-user.
+const STACK: usize = 256 * 1024;
+
+/// All vCPU threads of a guest.
+#[derive(Debug)]
+pub struct Vcpus {
+    gate: Arc<Gate>,
+    kicks: Vec<Arc<Kick>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Some vCPU did not come back to the gate.
+#[derive(Debug, thiserror::Error)]
+#[error("a vCPU is held by a device for more than {} s", PATIENCE.as_secs())]
+pub struct Stuck;
+
+impl Vcpus {
+    /// Starts one thread per vCPU; they wait at the gate.
+    pub fn start(
+        vcpus: Vec<Vcpu>,
+        bus: &Arc<IoManager>,
+        postman: &Postman,
+        seccomp: SeccompMode,
+    ) -> io::Result<Self> {
+        let gate = Arc::new(Gate::shut(vcpus.len()));
+        let kicks = vcpus.iter().map(|vcpu| vcpu.kick().clone()).collect();
+        let mut started = Self { gate: gate.clone(), kicks, threads: Vec::with_capacity(vcpus.len()) };
+        let total = vcpus.len();
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let run =
+                Thread { vcpu, index, gate: gate.clone(), bus: bus.clone(), postman: postman.try_clone()? };
+            let thread =
+                std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK).spawn(move || {
+                    // A thread that is not jailed must not run the guest, and one that cannot run it has no other use.
+                    if let Err(error) = granule_jail::enter_thread(ThreadKind::Vcpu, seccomp) {
+                        eprintln!("granule: vcpu{index}: {error}");
+                        std::process::abort();
+                    }
+                    run.run();
+                });
+            match thread {
+                Ok(thread) => started.threads.push(thread),
+                Err(error) => {
+                    // Those that will never be started are counted out, so that the others can be waited for.
+                    started.gate.forget(total - started.threads.len());
+                    return Err(error);
+                }
+            }
+        }
+        Ok(started)
+    }
+
+    /// Lets them run.
+    pub fn open(&self) {
+        self.gate.open();
+    }
+
+    /// Calls all back and waits until each stands at the gate. If one does not, all run on as before.
+    pub fn pause(&self) -> Result<(), Stuck> {
+        if self.gate.shut_and_wait(|| self.kick(), PATIENCE) {
+            return Ok(());
+        }
+        self.gate.open();
+        Err(Stuck)
+    }
+
+    /// Calls all back without waiting.
+    pub fn halt(&self) {
+        self.gate.shut_now();
+        self.kick();
+    }
+
+    fn kick(&self) {
+        for kick in &self.kicks {
+            if let Err(error) = kick.interrupt() {
+                // The wait that follows gives up in its time and says so.
+                tracing::error!(%error, "a vCPU thread cannot be interrupted");
+            }
+        }
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        if !self.gate.close_and_wait(|| self.kick(), PATIENCE) {
+            // The guest's memory must not go while a thread may still touch it.
+            eprintln!("granule: a vCPU thread cannot be ended");
+            std::process::abort();
+        }
+        for thread in self.threads.drain(..) {
+            // A panic aborts the process; there is no other way to fail.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What one thread works with.
+struct Thread {
+    vcpu: Vcpu,
+    index: usize,
+    gate: Arc<Gate>,
+    bus: Arc<IoManager>,
+    postman: Postman,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let kick = self.vcpu.kick().clone();
+        let _attached = kick.attach();
+        while self.gate.pass() {
+            if let Some(notice) = self.until_gate() {
+                self.gate.shut_now();
+                self.postman.post(notice);
+            }
+            // Before the gate is looked at again: a call that comes after this is seen by the next entry.
+            kick.acknowledge();
+        }
+    }
+
+    /// Runs the guest until the thread is called back or the guest ends.
+    fn until_gate(&mut self) -> Option<Notice> {
+        loop {
+            match self.vcpu.run() {
+                Ok(Exit::MmioRead { address, data }) => {
+                    // Where no device is, a load answers zeros.
+                    if self.bus.mmio_read(MmioAddress(address.0), data).is_err() {
+                        data.fill(0);
+                    }
+                }
+                Ok(Exit::MmioWrite { address, data }) => {
+                    // A store to nothing goes nowhere.
+                    let _ = self.bus.mmio_write(MmioAddress(address.0), data);
+                }
+                Ok(Exit::Undecodable { .. }) => {
+                    if let Err(error) = self.vcpu.inject_data_abort() {
+                        return Some(self.failed(&error));
+                    }
+                }
+                Ok(Exit::Interrupted) => return None,
+                Ok(Exit::System(SystemEvent::Shutdown)) => {
+                    return Some(Notice::GuestEnded(GuestEnd::PowerOff));
+                }
+                Ok(Exit::System(SystemEvent::Reset | SystemEvent::Crash)) => {
+                    return Some(Notice::GuestEnded(GuestEnd::Reset));
+                }
+                // SYSTEM_SUSPEND is not offered; KVM answers it to the guest itself.
+                Ok(Exit::System(SystemEvent::Suspend)) => {}
+                Err(error) => return Some(self.failed(&error)),
+            }
+        }
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> Notice {
+        let reason = crate::wire::Failure::from_source(error).causes.join(": ");
+        Notice::VcpuFailed { vcpu: u8::try_from(self.index).unwrap_or(u8::MAX), reason }
+    }
+}

@@ -1,0 +1,78 @@
+//! Where no Arm guest can run, the machine process still starts and answers every command; building is refused.
+
+use std::os::fd::OwnedFd;
+
+use granule_arch::host::HostReport;
+use granule_jail::SeccompMode;
+
+use super::mailbox::Postman;
+use super::turn::Descriptors;
+use crate::wire::{BootReport, BootSpec, Failure};
+
+/// Why nothing is built here.
+#[derive(Debug, thiserror::Error)]
+#[error("this host is not an Arm one: guests need KVM on aarch64")]
+pub struct WrongArchitecture;
+
+/// KVM of another architecture.
+#[derive(Debug)]
+pub enum Host {}
+
+/// Never built.
+#[derive(Debug)]
+pub enum Guest {}
+
+impl Host {
+    /// Always refused.
+    pub fn open() -> Result<Self, Failure> {
+        Err(WrongArchitecture.into())
+    }
+
+    /// No host.
+    pub fn report(&self) -> &HostReport {
+        match *self {}
+    }
+}
+
+impl Guest {
+    /// Always refused.
+    pub fn build(
+        _: &Host,
+        _: &BootSpec,
+        _: &mut Descriptors,
+        _: &Postman,
+        _: SeccompMode,
+    ) -> Result<(Self, BootReport), WrongArchitecture> {
+        Err(WrongArchitecture)
+    }
+
+    /// No guest, no pause.
+    pub fn pause(&self) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn resume(&self) {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn halt(&self) {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn press_power_button(&self) {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn attach_serial(&self, _: OwnedFd) {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn replace_backend(&self, _: &str, _: OwnedFd) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+}

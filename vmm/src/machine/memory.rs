@@ -1,0 +1,97 @@
+//! Guest memory: one fresh, sealed memfd, mapped MAP_SHARED.
+//!
+//! Device processes map the same memfd, so it may never change its size under them (seals), and no mapping of tagged
+//! memory may use huge pages: splitting one can silently zero tags (docs/kernel-hazards.md, "Tag loss when a huge
+//! page is split").
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::mm::{Advice, madvise};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+/// Why guest memory could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// memfd, its size or its seals.
+    #[error("cannot make a memory file of {bytes} bytes")]
+    Memfd {
+        /// Requested size.
+        bytes: u64,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The mapping.
+    #[error("cannot map {bytes} bytes of guest memory")]
+    Map {
+        /// Requested size.
+        bytes: u64,
+        /// The system's answer.
+        #[source]
+        source: vm_memory::mmap::MmapRegionError,
+    },
+    /// The advice against huge pages.
+    #[error("cannot keep huge pages away from tagged memory")]
+    Advice(#[source] io::Error),
+    /// The address range wraps.
+    #[error("guest memory of {0} bytes does not fit the address space")]
+    Range(u64),
+}
+
+/// The guest's memory as this process sees it.
+#[derive(Debug, Clone)]
+pub struct GuestRam {
+    /// For devices and loaders.
+    pub memory: Arc<GuestMemoryMmap<()>>,
+}
+
+impl GuestRam {
+    /// Allocates `bytes` at guest physical address `base`. Pages come into being when they are touched.
+    pub fn new(base: u64, bytes: u64, tagged: bool) -> Result<Self, MemoryError> {
+        let file = memfd(bytes).map_err(|source| MemoryError::Memfd { bytes, source })?;
+        let size = usize::try_from(bytes).map_err(|_| MemoryError::Range(bytes))?;
+        let region = MmapRegion::from_file(FileOffset::new(file, 0), size)
+            .map_err(|source| MemoryError::Map { bytes, source })?;
+        let advice = if tagged { Advice::LinuxNoHugepage } else { Advice::LinuxHugepage };
+        // SAFETY: the range is exactly the mapping that was just made and that `region` owns; both advices keep its contents.
+        let advised = unsafe { madvise(region.as_ptr().cast(), size, advice) };
+        match advised {
+            Err(errno) if tagged => return Err(MemoryError::Advice(errno.into())),
+            // A kernel without transparent huge pages refuses the advice; then there are none to ask for.
+            _ => {}
+        }
+        let region = GuestRegionMmap::new(region, GuestAddress(base)).ok_or(MemoryError::Range(bytes))?;
+        let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| MemoryError::Range(bytes))?;
+        Ok(Self { memory: Arc::new(memory) })
+    }
+}
+
+/// A fresh memory file that can no longer change its size.
+fn memfd(bytes: u64) -> io::Result<File> {
+    let fd = memfd_create("granule-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    rustix::fs::ftruncate(&fd, bytes)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(File::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vm_memory::{Bytes, GuestMemoryBackend};
+
+    #[test]
+    fn memory_is_shared_through_its_file_and_cannot_be_resized() {
+        let ram = GuestRam::new(0x4000_0000, 4 << 20, true).unwrap();
+        ram.memory.write_obj(0x1234_5678u32, GuestAddress(0x4000_1000)).unwrap();
+        let region = ram.memory.iter().next().unwrap();
+        let file = region.file_offset().unwrap().file();
+        let mut seen = [0u8; 4];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut seen, 0x1000).unwrap();
+        assert_eq!(u32::from_le_bytes(seen), 0x1234_5678);
+        assert!(file.set_len(8 << 20).is_err());
+        assert!(file.set_len(0).is_err());
+    }
+}

@@ -1,0 +1,192 @@
+//! The machine's loop: commands in, replies and notices out.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use granule_jail::SeccompMode;
+
+use super::guest::{Guest, Host};
+use super::mailbox::Mailbox;
+use super::signals::TerminationSignals;
+use crate::wire::{
+    Channel, ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, GuestEnd, Notice, Outcome,
+    Received,
+};
+
+const COMMAND: u32 = 1;
+const NOTICE: u32 = 2;
+const SIGNAL: u32 = 3;
+
+/// How the loop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `control` said so.
+    Told(u8),
+    /// `control` is gone, or speaks nonsense.
+    ControlLost,
+}
+
+/// The machine's state: at most one guest, and the ways in and out.
+#[derive(Debug)]
+pub struct Machine {
+    channel: Channel,
+    mailbox: Mailbox,
+    signals: TerminationSignals,
+    seccomp: SeccompMode,
+    host: Result<Host, Failure>,
+    guest: Option<Guest>,
+    end: Option<End>,
+}
+
+impl Machine {
+    /// A machine without a guest.
+    pub fn new(
+        channel: Channel,
+        mailbox: Mailbox,
+        signals: TerminationSignals,
+        host: Result<Host, Failure>,
+        seccomp: SeccompMode,
+    ) -> Self {
+        Self { channel, mailbox, signals, seccomp, host, guest: None, end: None }
+    }
+
+    /// Serves until it is told to end.
+    pub fn serve(self) -> Result<End, event_manager::Error> {
+        let mut manager = EventManager::<Self>::new()?;
+        let id = manager.add_subscriber(self);
+        loop {
+            manager.run()?;
+            let machine = manager.subscriber_mut(id)?;
+            if let Some(end) = machine.end {
+                // The guest's threads end here, the terminal is given back.
+                machine.guest = None;
+                return Ok(end);
+            }
+        }
+    }
+
+    fn receive(&mut self) {
+        let Received { message: Envelope { id, body }, fds } =
+            match self.channel.receive::<Envelope<Command>>() {
+                Ok(received) => received,
+                Err(ChannelError::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::error!(%error, "control is lost");
+                    self.end = Some(End::ControlLost);
+                    return;
+                }
+            };
+        if let Command::Exit { code } = body {
+            self.end = Some(End::Told(code));
+            return;
+        }
+        let outcome = self.obey(body, Descriptors::new(fds));
+        self.tell(&FromMachine::Reply(Envelope { id, body: outcome }));
+    }
+
+    /// Carries one command out. What it refuses leaves nothing behind.
+    fn obey(&mut self, command: Command, mut fds: Descriptors) -> Result<Outcome, Failure> {
+        match command {
+            Command::Hello => {
+                let report = self.host.as_ref().map(|host| host.report().clone()).map_err(Clone::clone)?;
+                return Ok(Outcome::Host(Box::new(report)));
+            }
+            Command::Boot(spec) => {
+                let host = self.host.as_ref().map_err(Clone::clone)?;
+                if self.guest.is_some() {
+                    return Err(Failure::of("a guest is already built"));
+                }
+                let postman = self.mailbox.postman()?;
+                let (guest, report) = Guest::build(host, &spec, &mut fds, &postman, self.seccomp)?;
+                self.guest = Some(guest);
+                return Ok(Outcome::Booted(Box::new(report)));
+            }
+            Command::Stop => self.guest = None,
+            Command::Exit { .. } => {}
+            Command::Pause => self.guest()?.pause()?,
+            Command::Resume => self.guest()?.resume(),
+            Command::PowerButton => self.guest()?.press_power_button(),
+            Command::AttachSerial { connection } => {
+                let connection = fds.take(connection)?;
+                self.guest()?.attach_serial(connection);
+            }
+            Command::ReplaceBackend { id, socket } => {
+                let socket = fds.take(socket)?;
+                self.guest()?.replace_backend(&id, socket)?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn guest(&mut self) -> Result<&mut Guest, Failure> {
+        self.guest.as_mut().ok_or_else(|| Failure::of("no guest is built"))
+    }
+
+    fn forward_notices(&mut self) {
+        for notice in self.mailbox.empty() {
+            if matches!(
+                notice,
+                Notice::GuestEnded(GuestEnd::PowerOff | GuestEnd::Reset) | Notice::VcpuFailed { .. }
+            ) && let Some(guest) = &mut self.guest
+            {
+                guest.halt();
+            }
+            self.tell(&FromMachine::Notice(notice));
+        }
+    }
+
+    fn tell(&mut self, message: &FromMachine) {
+        if let Err(error) = self.channel.send(message, &[]) {
+            tracing::error!(%error, "control cannot be told");
+            self.end = Some(End::ControlLost);
+        }
+    }
+}
+
+impl MutEventSubscriber for Machine {
+    fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
+        match events.data() {
+            COMMAND => self.receive(),
+            NOTICE => self.forward_notices(),
+            _ => {
+                while let Some(signal) = self.signals.next() {
+                    self.tell(&FromMachine::Notice(Notice::Terminate { signal }));
+                }
+            }
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let sources = [
+            (self.channel.as_fd().as_raw_fd(), COMMAND),
+            (self.mailbox.as_raw_fd(), NOTICE),
+            (self.signals.as_raw_fd(), SIGNAL),
+        ];
+        for (fd, data) in sources {
+            if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {
+                tracing::error!(?error, fd, "cannot watch a descriptor");
+                self.end = Some(End::ControlLost);
+            }
+        }
+    }
+}
+
+/// A message refers to a descriptor that did not come with it.
+#[derive(Debug, thiserror::Error)]
+#[error("descriptor {0} did not come with the message")]
+pub struct MissingDescriptor(u8);
+
+/// The descriptors of one command, each taken at most once.
+#[derive(Debug)]
+pub struct Descriptors(Vec<Option<OwnedFd>>);
+
+impl Descriptors {
+    fn new(fds: Vec<OwnedFd>) -> Self {
+        Self(fds.into_iter().map(Some).collect())
+    }
+
+    /// The descriptor that a message refers to.
+    pub fn take(&mut self, FdSlot(index): FdSlot) -> Result<OwnedFd, MissingDescriptor> {
+        self.0.get_mut(usize::from(index)).and_then(Option::take).ok_or(MissingDescriptor(index))
+    }
+}
