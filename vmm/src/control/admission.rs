@@ -1,0 +1,154 @@
+//! The admission table: which request runs in which state, and what a client hears otherwise.
+//!
+//! ```text
+//!            create             boot
+//!  Absent ──────────► Created ────────► Running ⇄ Paused
+//!    ▲                 │  ▲               │ pause/resume │
+//!    └──── delete ─────┘  └── shutdown ───┴──────────────┘
+//! ```
+//!
+//! Codes follow the reference document where it names one (404 while there is no machine, 405 in the wrong state);
+//! where it is silent, the wrong state is 405 and a second machine is 409.
+
+use granule_api::error::ErrorKind;
+
+/// Where a machine is in its life, as `vm.info` tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lifecycle {
+    /// No configuration.
+    Absent,
+    /// A configuration, no vCPUs.
+    Created,
+    /// vCPUs run.
+    Running,
+    /// vCPUs exist and stand still.
+    Paused,
+}
+
+/// A request, without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// vmm.ping
+    Ping,
+    /// vmm.shutdown
+    ShutdownMonitor,
+    /// vm.info
+    Info,
+    /// vm.create
+    Create,
+    /// vm.boot
+    Boot,
+    /// vm.pause
+    Pause,
+    /// vm.resume
+    Resume,
+    /// vm.shutdown
+    Shutdown,
+    /// vm.reboot
+    Reboot,
+    /// vm.power-button
+    PowerButton,
+    /// vm.delete
+    Delete,
+    /// vm.add-disk and its kin, vm.resize, vm.snapshot, …: they need a machine and are not built yet.
+    Unbuilt,
+}
+
+/// What the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go ahead.
+    Run,
+    /// No: what kind of refusal, and the reason.
+    Deny(ErrorKind, &'static str),
+}
+
+#[cfg(test)]
+impl Lifecycle {
+    /// Every state, in the table's order.
+    pub const ALL: [Self; 4] = [Self::Absent, Self::Created, Self::Running, Self::Paused];
+}
+
+#[cfg(test)]
+impl Verb {
+    /// Every verb, in the table's order.
+    pub const ALL: [Self; 12] = [
+        Self::Ping,
+        Self::ShutdownMonitor,
+        Self::Info,
+        Self::Create,
+        Self::Boot,
+        Self::Pause,
+        Self::Resume,
+        Self::Shutdown,
+        Self::Reboot,
+        Self::PowerButton,
+        Self::Delete,
+        Self::Unbuilt,
+    ];
+}
+
+const NOT_CREATED: Verdict = Verdict::Deny(ErrorKind::NotFound, "VM is not created");
+const NOT_BOOTED: Verdict = Verdict::Deny(ErrorKind::WrongState, "VM is not booted");
+
+/// Looks one cell up.
+pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
+    use Lifecycle::{Absent, Created, Paused, Running};
+    use Verdict::{Deny, Run};
+    match (verb, state) {
+        (Verb::Ping | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
+        (Verb::Create, Absent) => Run,
+        (Verb::Create, _) => Deny(ErrorKind::Conflict, "VM is already created"),
+        (_, Absent) => NOT_CREATED,
+        (Verb::Info, _) => Run,
+        (Verb::Boot, Created) => Run,
+        (Verb::Boot, _) => Deny(ErrorKind::WrongState, "VM is already booted"),
+        (Verb::Pause, Running) => Run,
+        (Verb::Pause, Paused) => Deny(ErrorKind::WrongState, "VM is already paused"),
+        (Verb::Resume, Paused) => Run,
+        (Verb::Resume, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
+        // The reference document has 404 here and 405 for its siblings.
+        (Verb::Resume, Created) => Deny(ErrorKind::NotFound, "VM is not booted"),
+        (Verb::Shutdown | Verb::Reboot | Verb::PowerButton, Running | Paused) => Run,
+        (Verb::Pause | Verb::Shutdown | Verb::Reboot | Verb::PowerButton, Created) => NOT_BOOTED,
+        (Verb::Unbuilt, _) => Deny(ErrorKind::Internal, "this request is not supported by this version"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
+    const TABLE: [(Verb, [u16; 4]); 12] = [
+        (Verb::Ping, [0, 0, 0, 0]),
+        (Verb::ShutdownMonitor, [0, 0, 0, 0]),
+        (Verb::Info, [404, 0, 0, 0]),
+        (Verb::Create, [0, 409, 409, 409]),
+        (Verb::Boot, [404, 0, 405, 405]),
+        (Verb::Pause, [404, 405, 0, 405]),
+        (Verb::Resume, [404, 404, 405, 0]),
+        (Verb::Shutdown, [404, 405, 0, 0]),
+        (Verb::Reboot, [404, 405, 0, 0]),
+        (Verb::PowerButton, [404, 405, 0, 0]),
+        (Verb::Delete, [0, 0, 0, 0]),
+        (Verb::Unbuilt, [404, 500, 500, 500]),
+    ];
+
+    #[test]
+    fn every_cell_of_the_table_is_as_documented() {
+        assert_eq!(TABLE.map(|(verb, _)| verb), Verb::ALL);
+        for (verb, row) in TABLE {
+            for (state, code) in Lifecycle::ALL.into_iter().zip(row) {
+                let expected = code != 0;
+                match admit(state, verb) {
+                    Verdict::Run => assert!(!expected, "{verb:?} in {state:?} runs"),
+                    Verdict::Deny(got, why) => {
+                        assert_eq!(got.status(), code, "{verb:?} in {state:?}: {why}");
+                        assert!(!why.is_empty());
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! vm.boot: opens what the configuration names, starts the device processes, and writes the machine's specification.
+
+use std::os::fd::OwnedFd;
+
+use granule_api::config::{Checked, CpuTopology, Output};
+use granule_api::error::{ApiError, ErrorKind};
+use tokio::sync::mpsc;
+
+use super::children::{Children, Recipe, SpawnError};
+use super::driver::Event;
+use super::files::{self, FileError};
+use super::serial_end::{self, SerialError};
+use super::vm::{Created, MteDecision, SerialEnd};
+use crate::wire::{BootSpec, CpuSpec, DeviceKind, DeviceSpec, FdSlot, SerialSpec};
+
+/// Why a boot could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file of the configuration.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The serial port's end.
+    #[error(transparent)]
+    Serial(#[from] SerialError),
+    /// A device process.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+}
+
+impl BootError {
+    /// What a client hears: a file or socket that it named is its own to mend, the rest is not.
+    pub fn into_api(self) -> ApiError {
+        let kind = match &self {
+            Self::Spawn(_) => ErrorKind::Internal,
+            Self::File(_) | Self::Serial(_) => ErrorKind::BadRequest,
+        };
+        ApiError::new(kind, "The VM could not boot").caused_by(Some(&self))
+    }
+}
+
+/// A specification with its descriptors.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What `machine` builds.
+    pub spec: BootSpec,
+    /// The descriptors that the specification numbers.
+    pub fds: Vec<OwnedFd>,
+    /// What stays here of the serial port.
+    pub serial: SerialEnd,
+}
+
+/// Prepares a boot. On an error the caller ends the device processes that were started; everything else is closed.
+pub fn prepare(
+    created: &mut Created,
+    children: &mut Children,
+    post: &mpsc::UnboundedSender<Event>,
+) -> Result<Prepared, BootError> {
+    let mut fds = Parcel::default();
+    let checked = created.checked.clone();
+    let kernel = fds.add(files::open_regular("payload.kernel", &checked.payload.kernel)?);
+    let initramfs = match &checked.payload.initramfs {
+        Some(path) => Some(fds.add(files::open_regular("payload.initramfs", path)?)),
+        None => None,
+    };
+    let (serial, end) = serial(created, &checked, &mut fds, post)?;
+    let devices = devices(created, &checked, children, &mut fds)?;
+    let spec = BootSpec {
+        cpus: CpuSpec {
+            count: checked.cpus.boot,
+            max_phys_bits: checked.cpus.phys_bits,
+            topology: topology(&checked),
+        },
+        memory_bytes: checked.memory.size,
+        mte: created.mte == MteDecision::On,
+        kernel,
+        initramfs,
+        cmdline: checked.payload.cmdline.clone(),
+        serial,
+        pci_segments: checked.pci_segments,
+        devices,
+        start_paused: false,
+    };
+    Ok(Prepared { spec, fds: fds.0, serial: end })
+}
+
+fn serial(
+    created: &mut Created,
+    checked: &Checked,
+    fds: &mut Parcel,
+    post: &mpsc::UnboundedSender<Event>,
+) -> Result<(SerialSpec, SerialEnd), BootError> {
+    Ok(match &checked.serial {
+        Output::Off => (SerialSpec::Off, SerialEnd::None),
+        Output::Null => (SerialSpec::Null, SerialEnd::None),
+        Output::Tty => {
+            let (input, output) = serial_end::stdio()?;
+            (
+                SerialSpec::Fds { input: Some(fds.add(input)), output: fds.add(output), raw_terminal: true },
+                SerialEnd::None,
+            )
+        }
+        Output::File(path) => {
+            let output = files::create_output("serial.file", path)?;
+            (SerialSpec::Fds { input: None, output: fds.add(output), raw_terminal: false }, SerialEnd::None)
+        }
+        Output::Pty => {
+            let (ours, end, path) = serial_end::pty()?;
+            created.config.serial.file = Some(path);
+            let input = ours.try_clone().map_err(SerialError::Pty)?;
+            (SerialSpec::Fds { input: Some(fds.add(input)), output: fds.add(ours), raw_terminal: false }, end)
+        }
+        Output::Socket(path) => (SerialSpec::Socket, serial_end::socket(path, post.clone())?),
+    })
+}
+
+fn devices(
+    created: &mut Created,
+    checked: &Checked,
+    children: &mut Children,
+    fds: &mut Parcel,
+) -> Result<Vec<DeviceSpec>, BootError> {
+    // Ids are given at the first boot and kept, as Cloud Hypervisor does.
+    let id = created.config.rng.id.get_or_insert_with(|| "__rng".into()).clone();
+    let resource = files::open_entropy("rng.src", &checked.rng.source)?;
+    let socket = children.start(Recipe { id: id.clone(), kind: DeviceKind::Rng, resource })?;
+    let rng = DeviceSpec {
+        id,
+        kind: DeviceKind::Rng,
+        segment: checked.rng.place.segment,
+        queues: 1,
+        queue_size: 256,
+        socket: fds.add(socket),
+    };
+    Ok(vec![rng])
+}
+
+/// The layout of the vCPUs. Each factor divides their number, which is at most 32.
+fn topology(checked: &Checked) -> Option<[u8; 4]> {
+    let CpuTopology { threads_per_core, cores_per_die, dies_per_package, packages } = checked.cpus.topology?;
+    let factors = [threads_per_core, cores_per_die, dies_per_package, packages].map(u8::try_from);
+    Some([factors[0].ok()?, factors[1].ok()?, factors[2].ok()?, factors[3].ok()?])
+}
+
+/// Descriptors to be sent, numbered as they are added.
+#[derive(Debug, Default)]
+struct Parcel(Vec<OwnedFd>);
+
+impl Parcel {
+    fn add(&mut self, fd: impl Into<OwnedFd>) -> FdSlot {
+        self.0.push(fd.into());
+        // A specification names a few dozen at the most; the channel refuses more than 253.
+        FdSlot(u8::try_from(self.0.len() - 1).unwrap_or(u8::MAX))
+    }
+}

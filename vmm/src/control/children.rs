@@ -1,0 +1,170 @@
+//! The device processes: spawned here, watched through their pidfds, reaped here.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use granule_jail::{Child, Executable, SeccompMode, Spawn};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use super::driver::Event;
+use crate::wire::DeviceKind;
+
+/// Why a device process did not start.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the device process of {id:?}")]
+pub struct SpawnError {
+    id: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A device process ended.
+#[derive(Debug)]
+pub struct Death {
+    /// The device it served.
+    pub id: String,
+    /// Which of the processes that served it, counted from 1.
+    pub generation: u32,
+    /// How it ended, for the log and the event.
+    pub how: String,
+}
+
+/// What a device process is started with.
+#[derive(Debug)]
+pub struct Recipe {
+    /// The device's id.
+    pub id: String,
+    /// What to serve.
+    pub kind: DeviceKind,
+    /// The host resource behind it, opened by us.
+    pub resource: File,
+}
+
+/// The device processes of one machine.
+#[derive(Debug)]
+pub struct Children {
+    executable: Executable,
+    seccomp: SeccompMode,
+    post: mpsc::UnboundedSender<Event>,
+    alive: HashMap<String, Running>,
+    leaving: Vec<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    recipe: Recipe,
+    generation: u32,
+    child: Arc<Child>,
+    watcher: tokio::task::JoinHandle<()>,
+}
+
+impl Children {
+    /// Nobody yet. Deaths are told through `post`.
+    pub fn new(seccomp: SeccompMode, post: mpsc::UnboundedSender<Event>) -> io::Result<Self> {
+        Ok(Self { executable: Executable::own()?, seccomp, post, alive: HashMap::new(), leaving: Vec::new() })
+    }
+
+    /// Starts the process that serves `recipe`; answers the front end's end of its socket.
+    pub fn start(&mut self, recipe: Recipe) -> Result<OwnedFd, SpawnError> {
+        let generation = 1;
+        self.launch(recipe, generation)
+    }
+
+    /// Starts a successor for a process that died.
+    pub fn restart(&mut self, id: &str) -> Option<Result<OwnedFd, SpawnError>> {
+        let old = self.alive.remove(id)?;
+        Some(self.launch(old.recipe, old.generation + 1))
+    }
+
+    /// Ends the process that serves `id`; its death is told like any other.
+    pub fn kill(&self, id: &str) {
+        if let Some(Err(error)) = self.alive.get(id).map(|running| running.child.kill()) {
+            tracing::warn!(id, %error, "a device process could not be ended");
+        }
+    }
+
+    /// What seccomp does in them with a call that is not on the list.
+    pub fn seccomp(&self) -> SeccompMode {
+        self.seccomp
+    }
+
+    /// The processes and what they serve.
+    pub fn pids(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.alive.iter().map(|(id, running)| (id.as_str(), running.child.pid()))
+    }
+
+    /// The number of the process that now serves `id`.
+    pub fn generation(&self, id: &str) -> Option<u32> {
+        self.alive.get(id).map(|running| running.generation)
+    }
+
+    /// From now on an end is expected: the machine is about to let go of its devices, which then end by themselves.
+    pub fn expect_end(&mut self) {
+        self.leaving.extend(self.alive.drain().map(|(_, running)| running));
+    }
+
+    /// Ends all of them and waits for each: SIGKILL cannot be refused, so this takes no time worth the name.
+    pub fn end_all(&mut self) {
+        self.expect_end();
+        for Running { child, watcher, recipe, .. } in self.leaving.drain(..) {
+            watcher.abort();
+            match child.kill().and_then(|()| child.wait()) {
+                Ok(_) => {}
+                // The watcher was faster.
+                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+                Err(error) => tracing::warn!(id = recipe.id, %error, "a device process could not be ended"),
+            }
+        }
+    }
+
+    fn launch(&mut self, recipe: Recipe, generation: u32) -> Result<OwnedFd, SpawnError> {
+        let id = recipe.id.clone();
+        let failed = |source: io::Error| SpawnError { id: id.clone(), source: source.into() };
+        let (front, back) = UnixStream::pair().map_err(failed)?;
+        let mut spawn = Spawn::new(&self.executable, &format!("granule-{}", recipe.kind.name()));
+        let socket = spawn.descriptor(back.as_fd()).to_string();
+        let resource = spawn.descriptor(recipe.resource.as_fd()).to_string();
+        let seccomp = self.seccomp.to_string();
+        for argument in
+            ["device", recipe.kind.name(), "--fd", &socket, "--source-fd", &resource, "--seccomp", &seccomp]
+        {
+            spawn.argument(argument);
+        }
+        let child = spawn.start().map_err(|source| SpawnError { id: id.clone(), source: source.into() })?;
+        let child = Arc::new(child);
+        let watcher = tokio::spawn(watch(child.clone(), id.clone(), generation, self.post.clone()));
+        tracing::info!(id, pid = child.pid(), generation, "device process started");
+        self.alive.insert(id, Running { recipe, generation, child, watcher });
+        Ok(front.into())
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.end_all();
+    }
+}
+
+/// Waits for a process's end, reaps it and tells the driver.
+async fn watch(child: Arc<Child>, id: String, generation: u32, post: mpsc::UnboundedSender<Event>) {
+    let how = match wait(&child).await {
+        Ok(how) => how,
+        Err(error) => format!("cannot be waited for: {error}"),
+    };
+    // The driver is gone only when everything ends.
+    let _ = post.send(Event::Death(Death { id, generation, how }));
+}
+
+async fn wait(child: &Child) -> io::Result<String> {
+    let pidfd = child.as_fd().try_clone_to_owned()?;
+    // SAFETY: the registration owns this descriptor and gives it to nobody, so it stays the same file until it is dropped.
+    let pidfd = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE)? };
+    let _ = pidfd.readable().await?;
+    Ok(child.wait()?.to_string())
+}

@@ -1,0 +1,30 @@
+//! The process with the API: it opens, spawns, watches and reaps. It never maps guest memory and never reads what a
+//! guest wrote.
+//!
+//! ```text
+//!  admission  the table: request × state → run or refused
+//!  plan       the steps of one request            driver  runs them, owns the state
+//!  create     vm.create                            boot    vm.boot: files, devices, specification
+//!  info       vmm.ping, vm.info                    events  the event monitor
+//!  children   device processes                     link    the socket to `machine`
+//! ```
+
+mod admission;
+mod boot;
+mod children;
+mod create;
+mod driver;
+mod events;
+mod files;
+mod host;
+mod info;
+mod inherited;
+mod link;
+mod plan;
+mod refusal;
+mod serial_end;
+mod start;
+mod vm;
+
+pub use inherited::Inherited;
+pub use start::run;

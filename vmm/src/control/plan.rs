@@ -1,0 +1,135 @@
+//! A plan: the steps that answer one request, run one after the other.
+//!
+//! `machine` answers one command at a time, so a request such as vm.reboot is a queue of steps, each of which is
+//! started, awaited and settled by the driver. While a plan is under way the driver goes on answering vmm.ping and
+//! vm.info; other requests wait their turn.
+
+use std::collections::VecDeque;
+
+use granule_api::config::VmConfig;
+use granule_api::error::ApiError;
+use granule_api::server::Reply;
+use tokio::sync::oneshot;
+
+/// One step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Learn what the host can do.
+    Probe,
+    /// Check the plan's configuration and take it.
+    Create,
+    /// Spawn devices, build the machine, start it.
+    Boot,
+    /// Stop the vCPUs.
+    Pause,
+    /// Start them again.
+    Resume,
+    /// Press the power button.
+    PowerButton,
+    /// Tear the machine down, end the devices.
+    Stop,
+    /// Forget the configuration.
+    Forget,
+    /// Give a device whose process died its successor.
+    Replace,
+    /// Tell an event of the machine.
+    Tell(&'static str),
+    /// End everything with this code.
+    Exit(u8),
+}
+
+impl Step {
+    /// What a client is told first when the step fails.
+    pub fn failure(self) -> &'static str {
+        match self {
+            Self::Probe => "The host could not be looked at",
+            Self::Create => "The VM could not be created",
+            Self::Boot => "The VM could not boot",
+            Self::Pause => "The VM could not be paused",
+            Self::Resume => "The VM could not resume",
+            Self::PowerButton => "The power button could not be pressed",
+            Self::Stop => "The VM could not shutdown",
+            Self::Replace => "The device could not be taken up again",
+            Self::Forget | Self::Tell(_) | Self::Exit(_) => "The request failed",
+        }
+    }
+}
+
+/// How far starting a step has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// `machine` will answer under this id.
+    Awaits(u32),
+}
+
+/// Where a plan's end is told.
+#[derive(Debug)]
+pub enum Audience {
+    /// A client waits for it.
+    Client(oneshot::Sender<Result<Reply, ApiError>>, Reply),
+    /// Nobody waits; a failure is logged.
+    Log,
+    /// The command line asked: a failure ends the program with this code and the causes on stderr.
+    CommandLine,
+}
+
+impl Audience {
+    /// Tells that all steps are done.
+    pub fn succeed(self) {
+        if let Self::Client(reply, success) = self {
+            // A client that hung up does not want to know.
+            let _ = reply.send(Ok(success));
+        }
+    }
+
+    /// Tells that a step failed; answers whether the program has to end for it.
+    pub fn fail(self, error: ApiError) -> bool {
+        match self {
+            Self::Client(reply, _) => {
+                let _ = reply.send(Err(error));
+                false
+            }
+            Self::Log => false,
+            Self::CommandLine => {
+                eprintln!("granule: {}", error.causes().join(": "));
+                true
+            }
+        }
+    }
+}
+
+/// Steps to go, and who wants to know.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is being done, for messages: "boot", "reboot", …
+    pub name: &'static str,
+    /// Steps not yet started.
+    pub steps: VecDeque<Step>,
+    /// Who is told.
+    pub audience: Audience,
+    /// The configuration that [`Step::Create`] takes.
+    pub config: Option<Box<VmConfig>>,
+    /// The device that [`Step::Replace`] is about.
+    pub device: Option<String>,
+    /// Which guest it is about, counted from the first boot; `None` where it is about no guest in particular.
+    pub guest: Option<u64>,
+    /// The step under way and the id of the command it waits for.
+    pub awaiting: Option<(Step, u32)>,
+}
+
+impl Plan {
+    /// A plan of these steps.
+    pub fn new(name: &'static str, steps: impl IntoIterator<Item = Step>, audience: Audience) -> Self {
+        Self {
+            name,
+            steps: steps.into_iter().collect(),
+            audience,
+            config: None,
+            device: None,
+            guest: None,
+            awaiting: None,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What `control` knows of its one virtual machine.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use granule_api::config::{Checked, VmConfig};
+
+use granule_api::types::JailInfo;
+
+use super::admission::Lifecycle;
+use crate::wire::BootReport;
+
+/// The machine, each state with what exists in it.
+#[derive(Debug)]
+pub enum Vm {
+    /// Nothing.
+    Absent,
+    /// A configuration.
+    Created(Box<Created>),
+    /// A built guest.
+    Live(Box<Created>, Box<Live>),
+}
+
+/// A configuration that was checked.
+#[derive(Debug)]
+pub struct Created {
+    /// As sent, with defaults and (after the first boot) ids filled in: what vm.info echoes.
+    pub config: VmConfig,
+    /// As checked.
+    pub checked: Checked,
+    /// Whether the guest gets tags, and if not, why.
+    pub mte: MteDecision,
+}
+
+/// The answer to `cpus.features.mte` on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MteDecision {
+    /// The guest has tags.
+    On,
+    /// It has none.
+    Off {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A guest that was built.
+#[derive(Debug)]
+pub struct Live {
+    /// What `machine` said of it.
+    pub report: BootReport,
+    /// Whether its vCPUs stand still.
+    pub paused: bool,
+    /// How its processes are confined.
+    pub jail: JailInfo,
+    /// What the serial port holds on the host.
+    pub _serial: SerialEnd,
+}
+
+/// The host's end of a guest's serial port, where it needs keeping.
+#[derive(Debug)]
+pub enum SerialEnd {
+    /// Nothing to keep.
+    None,
+    /// A pseudo-terminal. The second side stays open, so that the first does not hang up while nobody looks.
+    Pty {
+        /// Kept open, never read.
+        _second: OwnedFd,
+    },
+    /// A listening socket; removed when this goes.
+    Socket {
+        /// The task that accepts.
+        acceptor: tokio::task::JoinHandle<()>,
+        /// The socket's file.
+        path: PathBuf,
+    },
+}
+
+impl Drop for SerialEnd {
+    fn drop(&mut self) {
+        if let Self::Socket { acceptor, path } = self {
+            acceptor.abort();
+            if let Err(error) = std::fs::remove_file(&*path) {
+                tracing::warn!(?path, %error, "the serial socket could not be removed");
+            }
+        }
+    }
+}
+
+impl Vm {
+    /// The state's name in the admission table.
+    pub fn lifecycle(&self) -> Lifecycle {
+        match self {
+            Self::Absent => Lifecycle::Absent,
+            Self::Created(_) => Lifecycle::Created,
+            Self::Live(_, live) if live.paused => Lifecycle::Paused,
+            Self::Live(..) => Lifecycle::Running,
+        }
+    }
+
+    /// The configuration, in whatever state.
+    pub fn created(&self) -> Option<&Created> {
+        match self {
+            Self::Absent => None,
+            Self::Created(created) | Self::Live(created, _) => Some(created),
+        }
+    }
+
+    /// The built guest.
+    pub fn live_mut(&mut self) -> Option<&mut Live> {
+        match self {
+            Self::Live(_, live) => Some(live),
+            _ => None,
+        }
+    }
+
+    /// Live → Created: the guest is gone, its configuration stays.
+    pub fn demolish(&mut self) {
+        *self = match std::mem::replace(self, Self::Absent) {
+            Self::Live(created, _) => Self::Created(created),
+            other => other,
+        };
+    }
+}
