@@ -28,7 +28,8 @@ use std::ffi::OsString;
 use clap::Parser;
 
 pub use grammar::OptionError;
-pub use run::{ApiSocket, EventSink, RunOptions, UsageError};
+use run::UsageError;
+pub use run::{ApiSocket, EventSink, LogOptions, RunOptions};
 use typed::{Command, Typed};
 
 /// What the command line asks for.
