@@ -182,8 +182,12 @@ impl Pl011 {
     /// Brings line and event up to date with the registers.
     fn changed(&mut self) {
         self.update_line();
-        // Not for every byte read: half a FIFO is worth waking somebody for.
-        if self.starved && self.rx_space() >= self.depth().div_ceil(2) {
+        let space = self.rx_space();
+        if space == 0 {
+            // Full, or the guest has stopped listening: whoever looks now will wait for the event.
+            self.starved = true;
+        } else if self.starved && space >= self.depth().div_ceil(2) {
+            // Not for every byte read: half a FIFO is worth waking somebody for.
             self.starved = false;
             // The only error is a full counter, and then it is readable already.
             let _ = self.rx_event.write(1);

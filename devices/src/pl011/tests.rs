@@ -135,6 +135,20 @@ fn input_waits_until_the_guest_listens() {
 }
 
 #[test]
+fn a_guest_that_stops_listening_pushes_back_and_wakes_when_it_listens_again() {
+    let mut bench = Bench::listening();
+    assert!(bench.woken());
+    bench.uart.receive(b"x");
+    bench.read(UARTDR);
+    // Linux's throttle and unthrottle.
+    bench.write(UARTIMSC, 0);
+    assert_eq!(bench.uart.rx_space(), 0);
+    assert!(!bench.woken());
+    bench.write(UARTIMSC, INT_RX | INT_RT);
+    assert!(bench.woken());
+}
+
+#[test]
 fn a_full_fifo_pushes_back_and_says_when_there_is_space() {
     let mut bench = Bench::listening();
     bench.woken();

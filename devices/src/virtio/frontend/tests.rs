@@ -14,10 +14,6 @@ const LIMIT: Duration = Duration::from_millis(100);
 /// Much later than any limit, much earlier than never.
 const LATE: Duration = Duration::from_secs(20);
 
-fn expected() -> Expected {
-    Expected { limit: LIMIT, ..Expected::rng() }
-}
-
 /// For processes that do answer, however loaded the host.
 fn patient() -> Expected {
     Expected { limit: LATE, ..Expected::rng() }
@@ -28,7 +24,7 @@ fn connect(stream: UnixStream, expected: Expected) -> Result<DeviceProcess, Faul
 }
 
 /// What becomes of a handshake with somebody who answers with `answer`, again and again.
-fn handshake_with(answer: impl Fn(&mut UnixStream) + Send + 'static) -> DeviceFault {
+fn handshake_with(limit: Duration, answer: impl Fn(&mut UnixStream) + Send + 'static) -> DeviceFault {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
     let peer = thread::spawn(move || {
         let mut request = [0; 4096];
@@ -37,8 +33,10 @@ fn handshake_with(answer: impl Fn(&mut UnixStream) + Send + 'static) -> DeviceFa
         }
     });
     let started = Instant::now();
-    let fault = connect(ours, expected()).err().expect("nobody could take that for a device process");
-    assert!(started.elapsed() < LATE);
+    let fault = connect(ours, Expected { limit, ..Expected::rng() })
+        .err()
+        .expect("nobody could take that for a device process");
+    assert!(started.elapsed() < 2 * LATE);
     peer.join().unwrap();
     match fault {
         Fault::Device(fault) => fault,
@@ -58,13 +56,13 @@ const GET_FEATURES: u32 = 1;
 
 #[test]
 fn a_silent_process_is_cut_off_in_time() {
-    let fault = handshake_with(|_| ());
+    let fault = handshake_with(LIMIT, |_| ());
     assert!(matches!(fault, DeviceFault::Silent { request: "GET_FEATURES", limit: LIMIT }), "{fault:?}");
 }
 
 #[test]
 fn a_process_that_sends_a_byte_now_and_then_is_cut_off_too() {
-    let fault = handshake_with(|stream| {
+    let fault = handshake_with(LIMIT, |stream| {
         let message = reply(GET_FEATURES, &[0; 8]);
         for byte in message.iter().take(19) {
             // Slow enough to be late, fast enough that no single wait is.
@@ -79,7 +77,7 @@ fn a_process_that_sends_a_byte_now_and_then_is_cut_off_too() {
 
 #[test]
 fn a_process_that_hangs_up_is_gone() {
-    let fault = handshake_with(|stream| stream.shutdown(std::net::Shutdown::Both).unwrap());
+    let fault = handshake_with(LATE, |stream| stream.shutdown(std::net::Shutdown::Both).unwrap());
     assert!(matches!(fault, DeviceFault::Gone), "{fault:?}");
 }
 
@@ -91,7 +89,7 @@ fn nonsense_is_a_protocol_fault() {
         [GET_FEATURES, 5, u32::MAX, 0, 0].iter().flat_map(|word| word.to_le_bytes()).collect();
     for answer in [wrong_code, no_reply, huge, vec![0xff; 64]] {
         let told = answer.clone();
-        let fault = handshake_with(move |stream| {
+        let fault = handshake_with(LATE, move |stream| {
             let _ = stream.write_all(&told);
         });
         assert!(matches!(fault, DeviceFault::Protocol { .. }), "{answer:?}: {fault:?}");
@@ -101,7 +99,7 @@ fn nonsense_is_a_protocol_fault() {
 #[test]
 fn a_process_without_version_1_or_protocol_features_is_refused() {
     for features in [0u64, 1 << 30, 1 << 32] {
-        let fault = handshake_with(move |stream| {
+        let fault = handshake_with(LATE, move |stream| {
             let _ = stream.write_all(&reply(GET_FEATURES, &features.to_le_bytes()));
         });
         assert!(matches!(fault, DeviceFault::Lacks(_)), "{features:#x}: {fault:?}");
