@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # /init of the default guest: says that it is up and what its CPU can do, does what the kernel command line asks, powers off.
 #   granule.cmd=COMMAND   a shell command, with + for each space; at its end "GRANULE-GUEST-EXIT status" is printed
 #   granule.shell         an interactive shell on the console
@@ -14,7 +15,14 @@ mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs shm /dev/shm
 mount -t tmpfs tmp /tmp
-ip link set lo up 2>/dev/null
+ip link set lo up
+
+# A device's name is what its driver is found by. The PCI transport itself comes first: its devices only then have names.
+for bus in pci virtio; do
+    for device in "/sys/bus/$bus/devices/"*/modalias; do
+        [ ! -e "$device" ] || modprobe -q "$(cat "$device")"
+    done
+done
 
 echo "GRANULE-GUEST-UP $(uname -r) cpus=$(grep -c ^processor /proc/cpuinfo)"
 grep -m 1 ^Features /proc/cpuinfo

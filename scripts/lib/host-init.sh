@@ -1,4 +1,5 @@
 #!/bin/busybox sh
+# shellcheck shell=dash
 # PID 1 of the lab host. Makes an ordinary Linux host of the initramfs, then lets the agent run the command.
 # Stays PID 1 for as long as the host lives, so orphans are reaped here.
 
@@ -51,6 +52,7 @@ while read -r tag mode path; do
 done </lab/shares
 
 if grep -q lab.shell /proc/cmdline; then
+    # shellcheck disable=SC1091 # passing.py writes it
     . /lab/shell
 else
     for name in /sys/class/virtio-ports/*/name; do

@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     image.set_defaults(run=_kernel)
 
     packed = commands.add_parser("initramfs", help="write a guest initramfs: busybox, a default /init, the given files")
+    packed.add_argument("--kernel", choices=HOSTS, default=HOSTS[0], help="the guest kernel whose modules it holds")
     packed.add_argument("out", type=Path, metavar="OUT")
     packed.add_argument("files", nargs="*", metavar="FILE[:PATH]", help="PATH in the guest (default: /usr/bin/NAME)")
     packed.set_defaults(run=_initramfs)
@@ -121,7 +122,7 @@ def _initramfs(options: argparse.Namespace) -> int:
         if not Path(name).is_file():
             raise LabError(f"{name} is not a file")
         files.append((path or f"/usr/bin/{Path(name).name}", Path(name)))
-    shutil.copyfile(initramfs.guest(files), options.out)
+    shutil.copyfile(initramfs.guest(options.kernel, tuple(files)), options.out)
     return 0
 
 

@@ -31,7 +31,7 @@ class ModuleTree:
     """The modules of one kernel."""
 
     def __init__(self, kernel: Path) -> None:
-        builtin = next(iter(sorted(kernel.glob("**/lib/modules/*/modules.builtin"))), None)
+        builtin = next(kernel.glob("**/lib/modules/*/modules.builtin"), None)
         if builtin is None:
             raise LabError(f"{kernel} holds no modules: run scripts/setup")
         self.release = builtin.parent.name
@@ -44,22 +44,22 @@ class ModuleTree:
         return name in self._files
 
     def closure(self, wanted: tuple[str, ...]) -> list[Module]:
-        """The wanted modules and all they need, each after what it needs."""
-        for name in wanted:
+        """The wanted modules, as far as they are modules here, and all they need, each after what it needs."""
+        for name in filter(self.has, wanted):
             self._add(name)
         return list(self._read.values())
 
     def _add(self, name: str) -> list[str]:
-        """Reads a module and what it needs; gives the names, itself first."""
+        """Reads a module and what it needs; gives their names in loading order."""
         if name in self._builtin:
             return []
         if name not in self._read:
             data = self._load(name)
-            needs: list[str] = []
+            before: list[str] = []
             for dependency in filter(None, ",".join(_info(data, "depends")).split(",")):
-                needs += (one for one in self._add(_name(dependency)) if one not in needs)
-            self._read[name] = Module(name, data, needs)
-        return [name, *self._read[name].needs]
+                before += (one for one in self._add(_name(dependency)) if one not in before)
+            self._read[name] = Module(name, data, before[::-1])
+        return [*reversed(self._read[name].needs), name]
 
     def _load(self, name: str) -> bytes:
         if name not in self._files:

@@ -31,9 +31,9 @@ def offer(version: str, mte: bool) -> dict[str, str]:
         "GRANULE_LAB_HOST": version,
         "GRANULE_LAB_MTE": "1" if mte else "0",
         "GRANULE_KERNEL": str(kernel("6.12", "guest") / "Image"),
-        "GRANULE_INITRAMFS": str(initramfs.guest([])),
+        "GRANULE_INITRAMFS": str(initramfs.guest()),
         "GRANULE_BUSYBOX": str(initramfs.busybox()),
-        "GRANULE_SELFTESTS": str(cached() / "selftests" / "mte"),
+        "GRANULE_SELFTESTS": str(cached("selftests", "mte")),
     }
 
 
@@ -48,8 +48,7 @@ def shell_script(variables: dict[str, str], folder: str, lines: int, columns: in
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
     return f"""{exports}
 cd {shlex.quote(folder)}
-stty rows {lines} cols {columns} </dev/hvc0
-setsid -c sh -i </dev/hvc0 >/dev/hvc0 2>&1
+setsid -c sh -c 'stty rows {lines} cols {columns}; exec sh -i' </dev/hvc0 >/dev/hvc0 2>&1
 """
 
 

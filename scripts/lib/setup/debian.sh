@@ -1,0 +1,136 @@
+# shellcheck shell=bash
+# Debian's arm64 packages, unpacked into the cache and never installed. They come through an apt of their own, with its own lists
+# in the cache: neither the machine's sources nor its architectures change, no root is needed, and Debian 12's kernels (which is
+# where both 6.12 and 6.1 are) can be had on Debian 13 and Ubuntu too.
+
+debian_release=bookworm
+
+# cache folder → package whose dependency names the real one
+declare -A kernel_packages=(
+    [6.12]=linux-image-6.12-arm64
+    [6.12-cloud]=linux-image-6.12-cloud-arm64
+    [6.1]=linux-image-arm64
+    [6.1-cloud]=linux-image-cloud-arm64
+)
+
+fetch_kernels() {
+    local folder
+    for folder in "${!kernel_packages[@]}"; do
+        [ -e "$cache/kernels/$folder/package" ] || fetch_kernel "$folder" "${kernel_packages[$folder]}"
+    done
+}
+
+# fetch_kernel FOLDER METAPACKAGE
+fetch_kernel() {
+    local folder=$1 meta=$2 real
+    debian_apt_ready
+    real=$(debian_apt apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^:]*\).*/\1/p' | head -n 1)
+    case $real in
+    linux-image-"${folder%-cloud}"*) ;;
+    *)
+        # 6.12 is what everything else stands on; without 6.1 only the tests of an old host cannot run.
+        [ "${folder%-cloud}" = 6.1 ] || fail "Debian's sources have no $meta"
+        say "Debian's sources have no kernel 6.1 ($meta): --host 6.1 will not work here"
+        return 0
+        ;;
+    esac
+    unpack "kernels/$folder" "$real" finish_kernel
+}
+
+# finish_kernel FOLDER: names the Image, and drops the modules of hardware that no emulated machine has (most of the package).
+finish_kernel() {
+    local modules
+    mv "$1"/boot/vmlinuz-* "$1/Image"
+    modules=$(echo "$1"/lib/modules/*/kernel)
+    rm -rf "$modules/sound"
+    find "$modules/drivers" -mindepth 1 -maxdepth 1 ! -name net ! -name block ! -name char ! -name vhost ! -name virtio \
+        ! -name vfio ! -name nvdimm ! -name md ! -name dax -exec rm -r {} +
+}
+
+fetch_busybox() {
+    [ -e "$cache/busybox/package" ] || unpack busybox busybox-static true
+}
+
+# unpack FOLDER PACKAGE FINISH: downloads a package and unpacks it to $cache/FOLDER; FINISH is called with the folder before it
+# gets its name. The file "package" in it says which package it is, and that it is whole.
+unpack() {
+    local folder=$1 package=$2 finish=$3 work
+    debian_apt_ready
+    say "fetching $package"
+    work=$(mktemp -d "$cache/unpack.XXXXXX")
+    (cd "$work" && debian_apt apt-get download -qq "$package" >&2) || fail "cannot download $package"
+    mkdir "$work/tree"
+    dpkg -x "$work"/*.deb "$work/tree"
+    "$finish" "$work/tree"
+    (cd "$work" && echo *.deb) >"$work/tree/package"
+    mkdir -p "$(dirname "$cache/$folder")"
+    rm -rf "${cache:?}/$folder"
+    mv "$work/tree" "$cache/$folder"
+    rm -r "$work"
+}
+
+# debian_apt apt-get|apt-cache ARGUMENT…
+debian_apt() {
+    local tool=$1
+    shift
+    "$tool" -o Dir::Etc::SourceList="$cache/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State="$cache/apt" -o Dir::State::Lists="$cache/apt/lists" -o Dir::State::status="$cache/apt/status" \
+        -o Dir::Cache="$cache/apt" -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" "$@"
+}
+
+debian_ready=
+debian_apt_ready() {
+    local options key main security
+    [ -n "$debian_ready" ] && return
+    find_debian_mirrors
+    options="targets=Packages lang=none"
+    key=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -e "$key" ] || apt_install debian-archive-keyring
+    options+=" signed-by=$key"
+    mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
+    : >"$cache/apt/status"
+    cat >"$cache/apt/sources.list" <<EOF
+deb [$options] $main $debian_release main
+deb [$options] $security $debian_release-security main
+EOF
+    say "reading Debian's package lists"
+    debian_apt apt-get update -qq >&2 || fail "cannot read the package lists of $main and $security"
+    debian_ready=yes
+}
+
+# find_debian_mirrors: sets main and security, from what was given, else from the machine's own apt sources, else from
+# mmdebstrap, which knows where Debian is.
+find_debian_mirrors() {
+    main=${GRANULE_DEBIAN_MIRROR:-} security=${GRANULE_DEBIAN_SECURITY_MIRROR:-}
+    [ -n "$main" ] || main=$(machine_mirror Debian)
+    [ -n "$security" ] || security=$(machine_mirror Debian-Security)
+    if [ -z "$main" ] || [ -z "$security" ]; then
+        apt_update_once
+        [ -n "$main" ] || main=$(machine_mirror Debian)
+        [ -n "$security" ] || security=$(machine_mirror Debian-Security)
+    fi
+    if [ -z "$main" ] || [ -z "$security" ]; then
+        known_mirrors
+    fi
+    if [ -z "$main" ] || [ -z "$security" ]; then
+        fail "no Debian mirror is known here: set GRANULE_DEBIAN_MIRROR and GRANULE_DEBIAN_SECURITY_MIRROR"
+    fi
+}
+
+# machine_mirror LABEL: the address of the machine's first apt source with that label.
+machine_mirror() {
+    # shellcheck disable=SC2016 # these are apt's variables
+    apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        sed -n "s/^Debian|$1|//p" | head -n 1
+}
+
+# known_mirrors: has mmdebstrap write the sources that it would use, and stop before it fetches anything.
+known_mirrors() {
+    local sources
+    command -v mmdebstrap >/dev/null || apt_install mmdebstrap
+    # shellcheck disable=SC2016 # $1 is for mmdebstrap's hook
+    sources=$(mmdebstrap --mode=chrootless --variant=custom \
+        --setup-hook='cat "$1"/etc/apt/sources.list >&2; exit 1' "$debian_release" - 2>&1) || true
+    main=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release .*/\1/p" <<<"$sources" | head -n 1)
+    security=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release-security .*/\1/p" <<<"$sources" | head -n 1)
+}
