@@ -1,5 +1,7 @@
 //! Snapshots on a real file system: what is saved is restored, through chains and merges, and targets are respected.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails may panic")]
+
 mod common;
 
 use std::fs;
