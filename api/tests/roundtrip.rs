@@ -116,7 +116,13 @@ fn disk() -> impl Strategy<Value = DiskConfig> {
 
 fn net() -> impl Strategy<Value = NetConfig> {
     (any::<[u8; 6]>(), any::<IpAddr>(), of(any::<u16>()), vec(any::<i32>(), 0..3)).prop_map(
-        |(mac, ip, mtu, fds)| NetConfig { mac: MacAddr(mac), ip, mtu, fds, ..json::parse(b"{}").unwrap() },
+        |(mac, ip, mtu, fds)| NetConfig {
+            mac: MacAddr(mac),
+            ip,
+            mtu,
+            fds,
+            ..json::parse(b"{}").expect("all has a default")
+        },
     )
 }
 
