@@ -18,6 +18,6 @@ mod sys;
 pub use enter::{DROP_RULE, Error, JailReport, enter, enter_thread};
 pub use kind::{DeviceKind, JailKind, Kind, SeccompMode, ThreadKind, UnknownWord};
 pub use paths::{Landlock, landlock_abi};
-pub use process::{Error as PrepareError, GLIBC_TUNABLES, prepare_process, use_huge_pages};
+pub use process::{Error as PrepareError, GLIBC_TUNABLES, huge_pages, prepare_process};
 pub use rule::{Rule, Test};
 pub use spawn::{Child, Error as SpawnError, Executable, Output, Spawn};

@@ -5,7 +5,7 @@
 //! | exec again without `GLIBC_TUNABLES` | glibc reads it before `main`: with `glibc.mem.tagging` the heap would be mapped with PROT_MTE, which the jail refuses, and system calls would meet tagged pointers. Switching checks off later does not undo the mapping, so the process starts over (same pid, same descriptors) |
 //! | no_new_privs | no set-uid program; seccomp and landlock without root |
 //! | tag checks off | no process of ours checks tags on guest memory, whatever it inherited |
-//! | no huge pages | splitting one zeroes tags (a kernel bug); [`use_huge_pages`] where the guest has none |
+//! | no huge pages | splitting one zeroes tags (a kernel bug); [`huge_pages`] where the guest has none |
 //! | not dumpable | no core dump with guest memory in it; `/proc/PID/{mem,fd,maps}`, ptrace and pidfd_getfd need CAP_SYS_PTRACE, even for the same user. What container runtimes read of the machine, `/proc/PID/{stat,status,task/*/comm}`, stays readable |
 //! | plain personality | READ_IMPLIES_EXEC would make every readable mapping executable past the seccomp rule |
 //! | umask 077 | sockets and files are the owner's; a socket has mode 0700 as clients expect |
@@ -67,12 +67,12 @@ pub fn prepare_process() -> Result<(), Error> {
     Ok(())
 }
 
-/// Lets the kernel use huge pages again: for a guest without tags, before its memory is mapped.
+/// Lets the kernel use huge pages for a guest without tags, or forbids them again; before its memory is mapped.
 ///
 /// # Errors
 /// Where the kernel refuses.
-pub fn use_huge_pages() -> io::Result<()> {
-    sys::prctl(libc::PR_SET_THP_DISABLE, 0)
+pub fn huge_pages(allowed: bool) -> io::Result<()> {
+    sys::prctl(libc::PR_SET_THP_DISABLE, libc::c_ulong::from(!allowed))
 }
 
 /// Sets PR_TAGGED_ADDR_CTRL to no checks and no tagged addresses in system calls.

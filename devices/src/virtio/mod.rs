@@ -17,4 +17,4 @@ pub use backend::{QueueSetup, VirtioBackend};
 pub use fault::{DeviceFault, Fault, GuestFault, Ring};
 pub use frontend::{Deadlines, DeviceProcess, Expected};
 pub use spec::DeviceType;
-pub use transport::{FaultSink, GuestMemory, VirtioPciDevice};
+pub use transport::{DriverEvent, DriverSink, FaultSink, GuestMemory, VirtioPciDevice};

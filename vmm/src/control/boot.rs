@@ -72,6 +72,8 @@ pub fn prepare(
         },
         memory_bytes: checked.memory.size,
         mte: created.mte == MteDecision::On,
+        huge_pages: checked.memory.thp,
+        prefault: checked.memory.prefault,
         kernel,
         initramfs,
         cmdline: checked.payload.cmdline.clone(),
@@ -134,11 +136,16 @@ fn devices(
     Ok(vec![rng])
 }
 
-/// The layout of the vCPUs. Each factor divides their number, which is at most 32.
+/// The layout of the vCPUs, where it describes those that the guest boots with. Clients describe `max_vcpus`; a guest by
+/// device tree cannot be told of vCPUs that may come later, so a layout of more than it has would be untrue.
 fn topology(checked: &Checked) -> Option<[u8; 4]> {
     let CpuTopology { threads_per_core, cores_per_die, dies_per_package, packages } = checked.cpus.topology?;
-    let factors = [threads_per_core, cores_per_die, dies_per_package, packages].map(u8::try_from);
-    Some([factors[0].ok()?, factors[1].ok()?, factors[2].ok()?, factors[3].ok()?])
+    // Each factor divides a number that is at most 32.
+    let [threads, cores, dies, packages] =
+        [threads_per_core, cores_per_die, dies_per_package, packages].map(u8::try_from);
+    let factors = [threads.ok()?, cores.ok()?, dies.ok()?, packages.ok()?];
+    let vcpus = factors.iter().map(|&factor| u32::from(factor)).product::<u32>();
+    (vcpus == u32::from(checked.cpus.boot)).then_some(factors)
 }
 
 /// Descriptors to be sent, numbered as they are added.

@@ -461,6 +461,8 @@ impl Driver {
                     Audience::CommandLine,
                 ));
             }
+            Notice::DeviceActivated { id } => self.events.tell_device("activated", &id),
+            Notice::DeviceReset { id } => self.events.tell_device("reset", &id),
             Notice::DeviceFailed { id, causes } => {
                 tracing::warn!(id, ?causes, "a device process fails and is ended");
                 // Its death is told by its pidfd and brings the successor.

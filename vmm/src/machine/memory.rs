@@ -36,9 +36,21 @@ pub enum MemoryError {
     /// The advice against huge pages.
     #[error("cannot keep huge pages away from tagged memory")]
     Advice(#[source] io::Error),
+    /// Touching all of it, as asked.
+    #[error("cannot prefault guest memory")]
+    Prefault(#[source] io::Error),
     /// The address range wraps.
     #[error("guest memory of {0} bytes does not fit the address space")]
     Range(u64),
+}
+
+/// How guest memory is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryKind {
+    /// Transparent huge pages may be used. Never for tagged memory.
+    pub huge_pages: bool,
+    /// Every page is touched at once.
+    pub prefault: bool,
 }
 
 /// The guest's memory as this process sees it.
@@ -49,24 +61,37 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Allocates `bytes` at guest physical address `base`. Pages come into being when they are touched.
-    pub fn new(base: u64, bytes: u64, tagged: bool) -> Result<Self, MemoryError> {
+    /// Allocates `bytes` at guest physical address `base`. Pages come into being when they are touched, or now.
+    pub fn new(base: u64, bytes: u64, kind: MemoryKind) -> Result<Self, MemoryError> {
         let file = memfd(bytes).map_err(|source| MemoryError::Memfd { bytes, source })?;
         let size = usize::try_from(bytes).map_err(|_| MemoryError::Range(bytes))?;
         let region = MmapRegion::from_file(FileOffset::new(file, 0), size)
             .map_err(|source| MemoryError::Map { bytes, source })?;
-        let advice = if tagged { Advice::LinuxNoHugepage } else { Advice::LinuxHugepage };
-        // SAFETY: the range is exactly the mapping that was just made and that `region` owns; both advices keep its contents.
-        let advised = unsafe { madvise(region.as_ptr().cast(), size, advice) };
-        match advised {
-            Err(errno) if tagged => return Err(MemoryError::Advice(errno.into())),
-            // A kernel without transparent huge pages refuses the advice; then there are none to ask for.
-            _ => {}
-        }
+        advise(&region, kind)?;
         let region = GuestRegionMmap::new(region, GuestAddress(base)).ok_or(MemoryError::Range(bytes))?;
         let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| MemoryError::Range(bytes))?;
         Ok(Self { memory: Arc::new(memory) })
     }
+}
+
+/// Sets what the kernel may do with the mapping, and touches it if wanted.
+fn advise(region: &MmapRegion<()>, kind: MemoryKind) -> Result<(), MemoryError> {
+    let huge = if kind.huge_pages { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
+    // SAFETY: the range is exactly the mapping that `region` owns; the advice keeps its contents.
+    let advised = unsafe { madvise(region.as_ptr().cast(), region.size(), huge) };
+    match advised {
+        // A kernel without transparent huge pages refuses the advice; then there are none to ask for.
+        Err(errno) if !kind.huge_pages && errno != rustix::io::Errno::INVAL => {
+            return Err(MemoryError::Advice(errno.into()));
+        }
+        _ => {}
+    }
+    if kind.prefault {
+        // SAFETY: as above; the pages are fresh, so touching them for writing changes no contents.
+        unsafe { madvise(region.as_ptr().cast(), region.size(), Advice::LinuxPopulateWrite) }
+            .map_err(|errno| MemoryError::Prefault(errno.into()))?;
+    }
+    Ok(())
 }
 
 /// A fresh memory file that can no longer change its size.
@@ -84,7 +109,8 @@ mod tests {
 
     #[test]
     fn memory_is_shared_through_its_file_and_cannot_be_resized() {
-        let ram = GuestRam::new(0x4000_0000, 4 << 20, true).unwrap();
+        let ram =
+            GuestRam::new(0x4000_0000, 4 << 20, MemoryKind { huge_pages: false, prefault: true }).unwrap();
         ram.memory.write_obj(0x1234_5678u32, GuestAddress(0x4000_1000)).unwrap();
         let region = ram.memory.iter().next().unwrap();
         let file = region.file_offset().unwrap().file();

@@ -58,6 +58,10 @@ pub struct BootSpec {
     pub memory_bytes: u64,
     /// Whether tagged memory is switched on: decided, not "auto".
     pub mte: bool,
+    /// Whether the host may use transparent huge pages; never heeded under `mte`.
+    pub huge_pages: bool,
+    /// Whether every page is touched before the guest starts.
+    pub prefault: bool,
     /// The kernel image, open for reading.
     pub kernel: FdSlot,
     /// The initramfs, open for reading.
@@ -258,6 +262,16 @@ pub enum Notice {
         vcpu: u8,
         /// Why.
         reason: String,
+    },
+    /// The guest's driver of a device is up.
+    DeviceActivated {
+        /// The device's id.
+        id: String,
+    },
+    /// The guest's driver reset a device that was up.
+    DeviceReset {
+        /// The device's id.
+        id: String,
     },
     /// A device's process does not answer as it should; it must be replaced.
     DeviceFailed {

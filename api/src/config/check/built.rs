@@ -1,7 +1,7 @@
 //! What this build does not have yet, or will never have: one line each, gone as it is built.
 
 use super::error::{ConfigError, Fault};
-use crate::config::VmConfig;
+use crate::config::{CoreScheduling, VmConfig};
 
 struct Refusal {
     field: &'static str,
@@ -58,6 +58,16 @@ const REFUSALS: &[Refusal] = &[
         "memory.mergeable",
         |vm| vm.memory.mergeable,
         "guest memory is shared with device processes, and the kernel merges private memory only",
+    ),
+    refusal(
+        "memory.reserve",
+        |vm| vm.memory.reserve,
+        "setting memory aside is not supported yet; prefault touches it",
+    ),
+    refusal(
+        "cpus.core_scheduling",
+        |vm| vm.cpus.core_scheduling == CoreScheduling::Vcpu,
+        "a core for each vCPU is not supported yet",
     ),
     refusal("cpus.affinity", |vm| !vm.cpus.affinity.is_empty(), "pinning of vCPUs is not supported yet"),
     refusal(

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 use tracing::{info, warn};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
-use super::VirtioPciDevice;
+use super::{DriverEvent, VirtioPciDevice};
 use crate::virtio::backend::QueueSetup;
 use crate::virtio::fault::{Fault, GuestFault, Ring};
 use crate::virtio::spec::{STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
@@ -77,7 +77,10 @@ impl VirtioPciDevice {
     /// The driver is up: checks what it has set up and has the back end serve it.
     pub(super) fn activate(&mut self) {
         match self.start(false) {
-            Ok(()) => info!(id = self.id, features = self.common.features(), "the guest's driver is up"),
+            Ok(()) => {
+                info!(id = self.id, features = self.common.features(), "the guest's driver is up");
+                self.tell_driver(DriverEvent::Up);
+            }
             Err(fault) => self.fail(&fault),
         }
     }
@@ -104,6 +107,9 @@ impl VirtioPciDevice {
         if self.phase == Phase::Condemned {
             return;
         }
+        if self.phase != Phase::Stopped {
+            self.tell_driver(DriverEvent::Reset);
+        }
         let stopped = match self.phase {
             Phase::Running | Phase::Suspect => self.backend.stop(),
             Phase::Stopped | Phase::Orphaned | Phase::Condemned => Ok(()),
@@ -116,6 +122,12 @@ impl VirtioPciDevice {
                 self.common.status = STATUS_NEEDS_RESET;
                 sink(&self.id, &fault);
             }
+        }
+    }
+
+    fn tell_driver(&self, event: DriverEvent) {
+        if let Some(sink) = &self.on_driver {
+            sink(&self.id, event);
         }
     }
 

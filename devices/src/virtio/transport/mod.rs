@@ -35,6 +35,18 @@ pub type GuestMemory = GuestMemoryAtomic<GuestMemoryMmap<()>>;
 /// the device up ([`VirtioPciDevice::demand_reset`]).
 pub type FaultSink = Arc<dyn Fn(&str, &Fault) + Send + Sync>;
 
+/// Is told the device's id and whether the guest's driver came up or reset the device; under [`FaultSink`]'s rules.
+pub type DriverSink = Arc<dyn Fn(&str, DriverEvent) + Send + Sync>;
+
+/// What the guest's driver did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverEvent {
+    /// It is up: the back end serves its queues.
+    Up,
+    /// It has reset a device that was up.
+    Reset,
+}
+
 /// One virtio device behind its PCI function.
 pub struct VirtioPciDevice {
     id: String,
@@ -49,6 +61,7 @@ pub struct VirtioPciDevice {
     backend: Box<dyn VirtioBackend>,
     memory: GuestMemory,
     on_fault: Option<FaultSink>,
+    on_driver: Option<DriverSink>,
 }
 
 impl VirtioPciDevice {
@@ -94,12 +107,19 @@ impl VirtioPciDevice {
             backend,
             memory,
             on_fault: None,
+            on_driver: None,
         })
     }
 
     /// Has `sink` told of every fault that a guest's access leads to.
     pub fn on_fault(mut self, sink: FaultSink) -> Self {
         self.on_fault = Some(sink);
+        self
+    }
+
+    /// Has `sink` told when the guest's driver comes up, and when it resets the device.
+    pub fn on_driver(mut self, sink: DriverSink) -> Self {
+        self.on_driver = Some(sink);
         self
     }
 

@@ -20,7 +20,7 @@ use super::vcpus::Vcpus;
 use super::wires::SpiLine;
 use super::{Guest, GuestRam};
 use crate::machine::mailbox::Postman;
-use crate::machine::memory::MemoryError;
+use crate::machine::memory::{MemoryError, MemoryKind};
 use crate::machine::turn::{Descriptors, MissingDescriptor};
 use crate::wire::{BootReport, BootSpec, MteReport, SerialSpec};
 
@@ -87,7 +87,10 @@ impl Guest {
         let layout = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
         let payload = Payload::open(spec, fds, &layout)?;
 
-        let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), spec.mte)?;
+        let kind = MemoryKind { huge_pages: spec.huge_pages && !spec.mte, prefault: spec.prefault };
+        granule_jail::huge_pages(kind.huge_pages)
+            .map_err(|source| BuildError::Host { what: "set the use of huge pages", source })?;
+        let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), kind)?;
         clock.done("memory");
         payload.load(&ram)?;
         clock.done("payload");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use granule_arch::irq::{GPIO_SPI, ItsDeviceId};
 use granule_arch::kvm::Vm;
@@ -12,7 +12,9 @@ use granule_devices::pci::{AddressRange, Bdf, InsertError, PciSegment, SegmentLa
 use granule_devices::pl031::Pl031;
 use granule_devices::pl061::Pl061;
 use granule_devices::virtio::frontend::{Deadlines, DeviceProcess, Expected};
-use granule_devices::virtio::{DeviceType, Fault, FaultSink, GuestMemory, VirtioPciDevice};
+use granule_devices::virtio::{
+    DeviceType, DriverEvent, DriverSink, Fault, FaultSink, GuestMemory, VirtioPciDevice,
+};
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
@@ -150,7 +152,7 @@ impl Bus {
 
     /// Presses and releases the power button.
     pub fn press_power_button(&self) {
-        self.gpio.lock().unwrap_or_else(PoisonError::into_inner).press();
+        lock(&self.gpio).press();
     }
 }
 
@@ -161,11 +163,18 @@ impl std::fmt::Debug for Bus {
 }
 
 impl Builder<'_> {
-    fn fault_sink(&self) -> Result<FaultSink, BusError> {
-        let postman = Mutex::new(self.postman.try_clone().map_err(BusError::Deadlines)?);
-        Ok(Arc::new(move |id, fault| {
-            tell_fault(&postman.lock().unwrap_or_else(PoisonError::into_inner), id, fault);
-        }))
+    fn sinks(&self) -> Result<(FaultSink, DriverSink), BusError> {
+        let postman = || self.postman.try_clone().map(Mutex::new).map_err(BusError::Deadlines);
+        let (faults, drivers) = (postman()?, postman()?);
+        let on_fault: FaultSink = Arc::new(move |id, fault| tell_fault(&lock(&faults), id, fault));
+        let on_driver: DriverSink = Arc::new(move |id, event| {
+            let id = id.to_owned();
+            lock(&drivers).post(match event {
+                DriverEvent::Up => Notice::DeviceActivated { id },
+                DriverEvent::Reset => Notice::DeviceReset { id },
+            });
+        });
+        Ok((on_fault, on_driver))
     }
 
     /// One virtio device: hands shaken with its process, put into the first free slot of its segment.
@@ -194,6 +203,7 @@ impl Builder<'_> {
             .routes
             .vectors(device_id, spec.queues + 1)
             .map_err(|source| BusError::Vectors { id: id.clone(), source })?;
+        let (on_fault, on_driver) = self.sinks()?;
         let doorbells = KvmDoorbells::new(self.vm.clone());
         let device = VirtioPciDevice::new(
             &*id,
@@ -204,7 +214,8 @@ impl Builder<'_> {
             self.memory.clone(),
         )
         .map_err(failed)?
-        .on_fault(self.fault_sink()?);
+        .on_fault(on_fault)
+        .on_driver(on_driver);
         let device = Arc::new(Mutex::new(device));
         let bdf = segment.insert(slot, device.clone()).map_err(no_slot)?;
         let bars = segment
@@ -226,6 +237,11 @@ impl Builder<'_> {
         };
         Ok((device, report))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic aborts the process, so no lock is ever found poisoned.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a fault of one device leads to: `control` ends its process and brings a new one.
