@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value};
 
-use super::keys::{Key, Kind};
+use super::keys::{Keys, Kind};
 
 /// An option that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,13 +21,13 @@ impl OptionError {
 }
 
 /// Reads an option's text into the JSON that the API takes for it.
-pub(super) fn read(option: &str, text: &str, keys: &[Key]) -> Result<Value, OptionError> {
+pub(super) fn read(option: &str, text: &str, keys: Keys) -> Result<Value, OptionError> {
     let mut object = Value::Object(Map::new());
     let mut seen = Vec::new();
     for part in split(text, ',').map_err(|fault| OptionError::new(option, fault))? {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let Some(key) = keys.iter().find(|key| key.name == name) else {
-            let known: Vec<&str> = keys.iter().map(|key| key.name).collect();
+        let Some(key) = keys.iter().copied().flatten().find(|key| key.name == name) else {
+            let known: Vec<&str> = keys.iter().copied().flatten().map(|key| key.name).collect();
             return Err(OptionError::new(
                 option,
                 format!("`{name}` is not one of its keys ({})", known.join(", ")),
@@ -48,7 +48,7 @@ pub(super) fn read(option: &str, text: &str, keys: &[Key]) -> Result<Value, Opti
 pub(super) fn read_as<T: serde::de::DeserializeOwned>(
     option: &str,
     text: &str,
-    keys: &[Key],
+    keys: Keys,
 ) -> Result<T, OptionError> {
     typed(option, read(option, text, keys)?)
 }

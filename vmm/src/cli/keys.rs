@@ -11,6 +11,9 @@ pub(super) struct Key {
     pub kind: Kind,
 }
 
+/// The keys of an option, in groups that options share.
+pub(super) type Keys = &'static [&'static [Key]];
+
 /// What a value looks like.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
@@ -74,7 +77,20 @@ const RESTORE_MODE: Kind = Word(&[("copy", "Copy"), ("on-demand", "OnDemand"), (
 const MIGRATION_MODE: Kind = Word(&[("precopy", "Precopy"), ("postcopy", "Postcopy")]);
 const TIMEOUT: Kind = Word(&[("cancel", "Cancel"), ("ignore", "Ignore")]);
 
-pub(super) const CPUS: &[Key] = &[
+/// What a device is called and where on the PCI buses it is.
+const PLACE: &[Key] = &[key("id", Text), key("pci_segment", Number), key("pci_device_id", Number)];
+
+/// How fast it may be.
+const RATE_LIMIT: &[Key] = &[
+    as_field("bw_size", "rate_limiter_config.bandwidth.size", Number),
+    as_field("bw_one_time_burst", "rate_limiter_config.bandwidth.one_time_burst", Number),
+    as_field("bw_refill_time", "rate_limiter_config.bandwidth.refill_time", Number),
+    as_field("ops_size", "rate_limiter_config.ops.size", Number),
+    as_field("ops_one_time_burst", "rate_limiter_config.ops.one_time_burst", Number),
+    as_field("ops_refill_time", "rate_limiter_config.ops.refill_time", Number),
+];
+
+pub(super) const CPUS: Keys = &[&[
     as_field("boot", "boot_vcpus", Number),
     as_field("max", "max_vcpus", Number),
     key("topology", Topology),
@@ -85,9 +101,9 @@ pub(super) const CPUS: &[Key] = &[
     as_field("features", "features.amx", Features),
     as_field("mte", "features.mte", Tagging),
     key("core_scheduling", CORE_SCHEDULING),
-];
+]];
 
-pub(super) const MEMORY: &[Key] = &[
+pub(super) const MEMORY: Keys = &[&[
     key("size", Size),
     key("mergeable", Toggle),
     key("shared", Toggle),
@@ -99,9 +115,9 @@ pub(super) const MEMORY: &[Key] = &[
     key("prefault", Toggle),
     key("reserve", Toggle),
     key("thp", Toggle),
-];
+]];
 
-pub(super) const MEMORY_ZONE: &[Key] = &[
+pub(super) const MEMORY_ZONE: Keys = &[&[
     key("id", Text),
     key("size", Size),
     key("file", Text),
@@ -114,9 +130,9 @@ pub(super) const MEMORY_ZONE: &[Key] = &[
     key("hotplugged_size", Size),
     key("prefault", Toggle),
     key("reserve", Toggle),
-];
+]];
 
-pub(super) const PLATFORM: &[Key] = &[
+pub(super) const PLATFORM: Keys = &[&[
     key("num_pci_segments", Number),
     key("iommu_segments", Numbers),
     as_field("iommu_address_width", "iommu_address_width_bits", Number),
@@ -135,182 +151,129 @@ pub(super) const PLATFORM: &[Key] = &[
     key("sev_snp", Toggle),
     key("iommufd", Toggle),
     key("vfio_p2p_dma", Toggle),
+]];
+
+pub(super) const DISK: Keys = &[
+    &[
+        key("path", Text),
+        key("readonly", Toggle),
+        key("direct", Toggle),
+        key("iommu", Toggle),
+        key("num_queues", Number),
+        key("queue_size", Number),
+        key("vhost_user", Toggle),
+        as_field("socket", "vhost_socket", Text),
+        key("rate_limit_group", Text),
+        key("serial", Text),
+        key("queue_affinity", QUEUE_AFFINITY),
+        key("backing_files", Toggle),
+        key("sparse", Toggle),
+        key("image_type", IMAGE),
+        key("lock_granularity", LOCK),
+        as_field("_disable_io_uring", "disable_io_uring", Toggle),
+        as_field("_disable_aio", "disable_aio", Toggle),
+    ],
+    RATE_LIMIT,
+    PLACE,
 ];
 
-pub(super) const DISK: &[Key] = &[
-    key("path", Text),
-    key("readonly", Toggle),
-    key("direct", Toggle),
-    key("iommu", Toggle),
-    key("num_queues", Number),
-    key("queue_size", Number),
-    key("vhost_user", Toggle),
-    as_field("socket", "vhost_socket", Text),
-    as_field("bw_size", "rate_limiter_config.bandwidth.size", Number),
-    as_field("bw_one_time_burst", "rate_limiter_config.bandwidth.one_time_burst", Number),
-    as_field("bw_refill_time", "rate_limiter_config.bandwidth.refill_time", Number),
-    as_field("ops_size", "rate_limiter_config.ops.size", Number),
-    as_field("ops_one_time_burst", "rate_limiter_config.ops.one_time_burst", Number),
-    as_field("ops_refill_time", "rate_limiter_config.ops.refill_time", Number),
-    key("rate_limit_group", Text),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-    key("serial", Text),
-    key("queue_affinity", QUEUE_AFFINITY),
-    key("backing_files", Toggle),
-    key("sparse", Toggle),
-    key("image_type", IMAGE),
-    key("lock_granularity", LOCK),
-    as_field("_disable_io_uring", "disable_io_uring", Toggle),
-    as_field("_disable_aio", "disable_aio", Toggle),
+pub(super) const NET: Keys = &[
+    &[
+        key("tap", Text),
+        key("ip", Text),
+        key("mask", Text),
+        key("mac", Text),
+        key("host_mac", Text),
+        key("mtu", Number),
+        key("iommu", Toggle),
+        key("num_queues", Number),
+        key("queue_size", Number),
+        key("vhost_user", Toggle),
+        as_field("socket", "vhost_socket", Text),
+        key("vhost_mode", SIDE),
+        as_field("fd", "fds", Numbers),
+        key("offload_tso", Toggle),
+        key("offload_ufo", Toggle),
+        key("offload_csum", Toggle),
+    ],
+    RATE_LIMIT,
+    PLACE,
 ];
 
-pub(super) const NET: &[Key] = &[
-    key("tap", Text),
-    key("ip", Text),
-    key("mask", Text),
-    key("mac", Text),
-    key("host_mac", Text),
-    key("mtu", Number),
-    key("iommu", Toggle),
-    key("num_queues", Number),
-    key("queue_size", Number),
-    key("vhost_user", Toggle),
-    as_field("socket", "vhost_socket", Text),
-    key("vhost_mode", SIDE),
-    as_field("fd", "fds", Numbers),
-    as_field("bw_size", "rate_limiter_config.bandwidth.size", Number),
-    as_field("bw_one_time_burst", "rate_limiter_config.bandwidth.one_time_burst", Number),
-    as_field("bw_refill_time", "rate_limiter_config.bandwidth.refill_time", Number),
-    as_field("ops_size", "rate_limiter_config.ops.size", Number),
-    as_field("ops_one_time_burst", "rate_limiter_config.ops.one_time_burst", Number),
-    as_field("ops_refill_time", "rate_limiter_config.ops.refill_time", Number),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-    key("offload_tso", Toggle),
-    key("offload_ufo", Toggle),
-    key("offload_csum", Toggle),
+pub(super) const FS: Keys =
+    &[&[key("tag", Text), key("socket", Text), key("num_queues", Number), key("queue_size", Number)], PLACE];
+
+pub(super) const GENERIC_VHOST_USER: Keys = &[
+    &[
+        key("socket", Text),
+        key("queue_sizes", Numbers),
+        key("device_type", Number),
+        as_field("virtio_id", "device_type", Number),
+    ],
+    PLACE,
 ];
 
-pub(super) const FS: &[Key] = &[
-    key("tag", Text),
-    key("socket", Text),
-    key("num_queues", Number),
-    key("queue_size", Number),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
+pub(super) const PMEM: Keys =
+    &[&[key("file", Text), key("size", Size), key("iommu", Toggle), key("discard_writes", Toggle)], PLACE];
+
+pub(super) const VSOCK: Keys = &[&[key("cid", Number), key("socket", Text), key("iommu", Toggle)], PLACE];
+
+pub(super) const RNG: Keys = &[&[key("src", Text), key("iommu", Toggle)], PLACE];
+
+pub(super) const BALLOON: Keys = &[
+    &[
+        key("size", Size),
+        key("deflate_on_oom", Toggle),
+        key("free_page_reporting", Toggle),
+        key("iommu", Toggle),
+    ],
+    PLACE,
 ];
 
-pub(super) const GENERIC_VHOST_USER: &[Key] = &[
-    key("socket", Text),
-    key("queue_sizes", Numbers),
-    key("device_type", Number),
-    as_field("virtio_id", "device_type", Number),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
+pub(super) const DEVICE: Keys = &[
+    &[
+        key("path", Text),
+        key("iommu", Toggle),
+        key("x_nv_gpudirect_clique", Number),
+        key("x_exclude_mmap_bars", Numbers),
+    ],
+    PLACE,
 ];
 
-pub(super) const PMEM: &[Key] = &[
-    key("file", Text),
-    key("size", Size),
-    key("iommu", Toggle),
-    key("discard_writes", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-];
+pub(super) const USER_DEVICE: Keys = &[&[key("socket", Text)], PLACE];
 
-pub(super) const VSOCK: &[Key] = &[
-    key("cid", Number),
-    key("socket", Text),
-    key("iommu", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-];
+pub(super) const VDPA: Keys = &[&[key("path", Text), key("num_queues", Number), key("iommu", Toggle)], PLACE];
 
-pub(super) const RNG: &[Key] = &[
-    key("src", Text),
-    key("iommu", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-];
+pub(super) const RATE_LIMIT_GROUP: Keys = &[&[key("id", Text)], RATE_LIMIT];
 
-pub(super) const BALLOON: &[Key] = &[
-    key("size", Size),
-    key("deflate_on_oom", Toggle),
-    key("free_page_reporting", Toggle),
-    key("iommu", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-];
-
-pub(super) const DEVICE: &[Key] = &[
-    key("path", Text),
-    key("iommu", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-    key("x_nv_gpudirect_clique", Number),
-    key("x_exclude_mmap_bars", Numbers),
-];
-
-pub(super) const USER_DEVICE: &[Key] =
-    &[key("socket", Text), key("id", Text), key("pci_segment", Number), key("pci_device_id", Number)];
-
-pub(super) const VDPA: &[Key] = &[
-    key("path", Text),
-    key("num_queues", Number),
-    key("iommu", Toggle),
-    key("id", Text),
-    key("pci_segment", Number),
-    key("pci_device_id", Number),
-];
-
-pub(super) const RATE_LIMIT_GROUP: &[Key] = &[
-    key("id", Text),
-    as_field("bw_size", "rate_limiter_config.bandwidth.size", Number),
-    as_field("bw_one_time_burst", "rate_limiter_config.bandwidth.one_time_burst", Number),
-    as_field("bw_refill_time", "rate_limiter_config.bandwidth.refill_time", Number),
-    as_field("ops_size", "rate_limiter_config.ops.size", Number),
-    as_field("ops_one_time_burst", "rate_limiter_config.ops.one_time_burst", Number),
-    as_field("ops_refill_time", "rate_limiter_config.ops.refill_time", Number),
-];
-
-pub(super) const PCI_SEGMENT: &[Key] = &[
+pub(super) const PCI_SEGMENT: Keys = &[&[
     key("pci_segment", Number),
     key("mmio32_aperture_weight", Number),
     key("mmio64_aperture_weight", Number),
-];
+]];
 
-pub(super) const NUMA: &[Key] = &[
+pub(super) const NUMA: Keys = &[&[
     key("guest_numa_id", Number),
     key("cpus", Numbers),
     key("distances", DISTANCES),
     key("memory_zones", Texts),
     key("pci_segments", Numbers),
     key("device_id", Text),
-];
+]];
 
-pub(super) const TPM: &[Key] = &[key("socket", Text)];
+pub(super) const TPM: Keys = &[&[key("socket", Text)]];
 
-pub(super) const LANDLOCK_RULES: &[Key] = &[key("path", Text), key("access", Text)];
+pub(super) const LANDLOCK_RULES: Keys = &[&[key("path", Text), key("access", Text)]];
 
-pub(super) const RESTORE: &[Key] = &[
+pub(super) const RESTORE: Keys = &[&[
     key("source_url", Text),
     key("prefault", Toggle),
     key("memory_restore_mode", RESTORE_MODE),
     key("resume", Toggle),
     key("net_fds", Pairs { left: "id", right: "fds", many: true }),
-];
+]];
 
-pub(super) const SEND_MIGRATION: &[Key] = &[
+pub(super) const SEND_MIGRATION: Keys = &[&[
     key("destination_url", Text),
     key("local", Toggle),
     key("downtime_ms", Number),
@@ -319,7 +282,7 @@ pub(super) const SEND_MIGRATION: &[Key] = &[
     key("connections", Number),
     key("tls_dir", Text),
     key("memory_mode", MIGRATION_MODE),
-];
+]];
 
-pub(super) const RECEIVE_MIGRATION: &[Key] =
-    &[key("receiver_url", Text), key("tls_dir", Text), key("memory_mode", MIGRATION_MODE)];
+pub(super) const RECEIVE_MIGRATION: Keys =
+    &[&[key("receiver_url", Text), key("tls_dir", Text), key("memory_mode", MIGRATION_MODE)]];

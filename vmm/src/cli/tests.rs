@@ -251,3 +251,20 @@ fn commands_are_calls_of_the_api() {
         matches!(restore.body, Body::Json(body) if String::from_utf8(body.clone()).unwrap().contains(r#""num_fds":2"#))
     );
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_option_makes_the_reader_panic(
+        flag in proptest::sample::select(vec!["--cpus", "--memory", "--disk", "--net", "--numa", "--serial", "--platform"]),
+        text in "[a-z0-9_=,:@.\"\\[\\]KMG-]{0,40}",
+    ) {
+        let args = ["granule", "--kernel", "k", flag, &text].map(OsString::from);
+        let _ = parse(args);
+    }
+
+    #[test]
+    fn numbers_that_are_typed_are_the_numbers_that_are_meant(boot: u32, size: u64, fds in proptest::collection::vec(0..i32::MAX, 1..9)) {
+        let vm = vm(&format!("--cpus boot={boot} --memory size={size} --net fd={fds:?}").replace(", ", ","));
+        proptest::prop_assert_eq!((vm.cpus.boot_vcpus, vm.memory.size, &vm.net[0].fds), (boot, size, &fds));
+    }
+}

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::grammar::{OptionError, read, read_as, typed};
-use super::keys::{self, Key};
+use super::keys::{self, Keys};
 use super::run::UsageError;
 use super::typed::Run;
 use super::{CliError, line};
@@ -100,15 +100,11 @@ fn default(object: &mut Value, field: &str, value: Value) {
     }
 }
 
-fn once<T: DeserializeOwned>(
-    option: &str,
-    text: Option<&str>,
-    keys: &[Key],
-) -> Result<Option<T>, OptionError> {
+fn once<T: DeserializeOwned>(option: &str, text: Option<&str>, keys: Keys) -> Result<Option<T>, OptionError> {
     text.map(|text| read_as(option, text, keys)).transpose()
 }
 
-fn each<T: DeserializeOwned>(option: &str, texts: &[String], keys: &[Key]) -> Result<Vec<T>, OptionError> {
+fn each<T: DeserializeOwned>(option: &str, texts: &[String], keys: Keys) -> Result<Vec<T>, OptionError> {
     texts.iter().map(|text| read_as(option, text, keys)).collect()
 }
 

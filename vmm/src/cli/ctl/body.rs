@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::Body;
 use super::typed::Command;
 use crate::cli::grammar::{OptionError, read_as, size};
-use crate::cli::keys::{self, Key};
+use crate::cli::keys::{self, Keys};
 
 type Call = (Method, String, Body, Vec<RawFd>);
 
@@ -95,11 +95,7 @@ fn send<T: Serialize>(endpoint: &str, value: &T) -> Result<Call, OptionError> {
     Ok(put(endpoint, Body::Json(body)))
 }
 
-fn add<T: Serialize + DeserializeOwned>(
-    endpoint: &str,
-    text: &str,
-    keys: &[Key],
-) -> Result<Call, OptionError> {
+fn add<T: Serialize + DeserializeOwned>(endpoint: &str, text: &str, keys: Keys) -> Result<Call, OptionError> {
     send(endpoint, &read_as::<T>(command_of(endpoint), text, keys)?)
 }
 
