@@ -2,17 +2,18 @@
 
 use granule_api::error::{ApiError, ErrorKind};
 
-use crate::wire::Failure;
+use crate::wire::{Blame, Failure};
 
 /// A refusal with one reason.
 pub fn refusal(kind: ErrorKind, reason: &str) -> ApiError {
     ApiError::new(kind, reason)
 }
 
-/// What `machine` or a process refused: our fault or the host's, not the client's.
+/// What `machine` or a process refused.
 pub fn from_failure(what: &str, failure: &Failure) -> ApiError {
-    failure
-        .causes
-        .iter()
-        .fold(ApiError::new(ErrorKind::Internal, what), |error, cause| error.because(cause.clone()))
+    let kind = match failure.blame {
+        Blame::Request => ErrorKind::BadRequest,
+        Blame::Host => ErrorKind::Internal,
+    };
+    failure.causes.iter().fold(ApiError::new(kind, what), |error, cause| error.because(cause.clone()))
 }

@@ -7,12 +7,19 @@ use granule_jail::SeccompMode;
 
 use super::mailbox::Postman;
 use super::turn::Descriptors;
-use crate::wire::{BootReport, BootSpec, Failure};
+use crate::wire::{Blame, BootReport, BootSpec, Failure};
 
 /// Why nothing is built here.
 #[derive(Debug, thiserror::Error)]
 #[error("this host is not an Arm one: guests need KVM on aarch64")]
 pub struct WrongArchitecture;
+
+impl WrongArchitecture {
+    /// Nobody who sends requests can mend it.
+    pub fn blame(&self) -> Blame {
+        Blame::Host
+    }
+}
 
 /// KVM of another architecture.
 #[derive(Debug)]

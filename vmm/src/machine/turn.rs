@@ -97,7 +97,11 @@ impl Machine {
                     return Err(Failure::of("a guest is already built"));
                 }
                 let postman = self.mailbox.postman()?;
-                let (guest, report) = Guest::build(host, &spec, &mut fds, &postman, self.seccomp)?;
+                let (guest, report) =
+                    Guest::build(host, &spec, &mut fds, &postman, self.seccomp).map_err(|error| {
+                        let blame = error.blame();
+                        Failure::from(error).blamed(blame)
+                    })?;
                 self.guest = Some(guest);
                 return Ok(Outcome::Booted(Box::new(report)));
             }

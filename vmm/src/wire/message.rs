@@ -166,18 +166,34 @@ pub enum Outcome {
 /// A chain of causes, outermost first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
+    /// Who can mend it.
+    pub blame: Blame,
     /// What went wrong; each entry is the cause of the one before.
     pub causes: Vec<String>,
+}
+
+/// Who can mend a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Blame {
+    /// Whoever sent the request: what it names cannot be used.
+    Request,
+    /// Whoever runs the host, or wrote this program.
+    Host,
 }
 
 impl Failure {
     /// A failure without deeper cause.
     pub fn of(cause: &str) -> Self {
-        Self { causes: vec![cause.to_owned()] }
+        Self { blame: Blame::Host, causes: vec![cause.to_owned()] }
     }
 }
 
 impl Failure {
+    /// The same, mendable by this party.
+    pub fn blamed(self, blame: Blame) -> Self {
+        Self { blame, ..self }
+    }
+
     /// Flattens an error and its sources.
     pub fn from_source(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut causes = vec![error.to_string()];
@@ -186,7 +202,7 @@ impl Failure {
             causes.push(source.to_string());
             next = source.source();
         }
-        Self { causes }
+        Self { blame: Blame::Host, causes }
     }
 }
 

@@ -14,8 +14,8 @@ mod message;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use message::{
-    BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceSpec, Envelope, Failure, FdSlot, FromMachine,
-    GuestEnd, Notice, Outcome, SerialSpec,
+    Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceSpec, Envelope, Failure, FdSlot,
+    FromMachine, GuestEnd, Notice, Outcome, SerialSpec,
 };
 #[cfg(target_arch = "aarch64")]
 pub use message::{BusDevice, DeviceReport, MteReport};

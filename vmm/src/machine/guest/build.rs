@@ -22,7 +22,7 @@ use super::{Guest, GuestRam};
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::{MemoryError, MemoryKind};
 use crate::machine::turn::{Descriptors, MissingDescriptor};
-use crate::wire::{BootReport, BootSpec, MteReport, SerialSpec};
+use crate::wire::{Blame, BootReport, BootSpec, MteReport, SerialSpec};
 
 /// Why a guest could not be built. What was built until then is gone.
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +40,13 @@ pub enum BuildError {
     #[error("payload.kernel")]
     Kernel(#[from] ImageError),
     /// Where kernel and initramfs go.
-    #[error("the payload cannot be placed in memory")]
+    #[error("payload.kernel, payload.initramfs: they cannot be placed in memory.size")]
     Plan(#[from] PlanError),
     /// Copying them there.
     #[error("the payload cannot be loaded")]
     Load(#[from] LoadError),
     /// The device tree.
-    #[error("the device tree cannot be built")]
+    #[error("payload.cmdline, cpus.topology: the device tree cannot be built")]
     Fdt(#[from] FdtError),
     /// Devices.
     #[error(transparent)]
@@ -63,6 +63,16 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
+}
+
+impl BuildError {
+    /// What the request names cannot be used, or something here failed.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Layout(_) | Self::Kernel(_) | Self::Plan(_) | Self::Fdt(_) => Blame::Request,
+            _ => Blame::Host,
+        }
+    }
 }
 
 /// Payload files, looked at before anything else is built.
@@ -129,7 +139,7 @@ impl Guest {
             vcpus.open();
         }
         let report = BootReport { mte, ipa_bits, devices, phases_us: clock.phases };
-        Ok((Self { vcpus, console, bus, _vm: vm, _ram: ram }, report))
+        Ok((Self { vcpus, ended: false, console, bus, _vm: vm, _ram: ram }, report))
     }
 }
 

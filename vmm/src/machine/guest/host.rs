@@ -6,7 +6,7 @@ use std::path::Path;
 use granule_arch::host::{self, HostReport};
 use kvm_ioctls::Kvm;
 
-use crate::wire::Failure;
+use crate::wire::{Blame, Failure};
 
 /// KVM, and what was found out about the host.
 #[derive(Debug)]
@@ -26,6 +26,7 @@ impl Host {
                 "it is not there: this kernel has no KVM, or does not run at the level (EL2) that KVM needs"
             };
             Failure {
+                blame: Blame::Host,
                 causes: vec![
                     "cannot open /dev/kvm".into(),
                     std::io::Error::from(error).to_string(),

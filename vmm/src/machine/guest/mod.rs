@@ -34,6 +34,7 @@ use vcpus::{Stuck, Vcpus};
 #[derive(Debug)]
 pub struct Guest {
     vcpus: Vcpus,
+    ended: bool,
     console: Option<Console>,
     bus: Bus,
     _vm: Arc<Vm>,
@@ -63,13 +64,16 @@ impl Guest {
         self.vcpus.pause()
     }
 
-    /// Lets them run.
+    /// Lets them run, unless the guest has ended.
     pub fn resume(&self) {
-        self.vcpus.open();
+        if !self.ended {
+            self.vcpus.open();
+        }
     }
 
     /// The guest ended itself: nobody enters it again.
-    pub fn halt(&self) {
+    pub fn halt(&mut self) {
+        self.ended = true;
         self.vcpus.halt();
     }
 
