@@ -34,6 +34,7 @@ impl SharedMemory {
         let mut regions = Vec::with_capacity(table.len());
         for (region, file) in table.iter().zip(files) {
             let start = GuestAddress(region.guest_phys_addr);
+            check_length(region, &file)?;
             let mapping =
                 GuestRegionMmap::new(region.mmap_region(file)?, start).ok_or(Error::InvalidParam)?;
             mapped.push(mapping);
@@ -56,5 +57,61 @@ impl SharedMemory {
             region.guest.checked_add(offset)
         };
         self.regions.iter().find_map(within).ok_or(Error::InvalidParam)
+    }
+}
+
+/// Whether `file` reaches as far as `region`; `vm-memory` does not ask.
+fn check_length(region: &VhostUserMemoryRegion, file: &File) -> Result<()> {
+    let stat = rustix::fs::fstat(file).map_err(|error| Error::ReqHandlerError(error.into()))?;
+    let end = region.mmap_offset.checked_add(region.memory_size);
+    let fits = end.zip(u64::try_from(stat.st_size).ok()).is_some_and(|(end, length)| end <= length);
+    if fits { Ok(()) } else { Err(Error::InvalidParam) }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    use super::*;
+
+    const PAGE: u64 = 0x1_0000;
+
+    fn file(pages: u64) -> File {
+        let file = File::from(memfd_create("shared", MemfdFlags::CLOEXEC).unwrap());
+        file.set_len(pages * PAGE).unwrap();
+        file
+    }
+
+    fn region(guest: u64, pages: u64, name: u64, offset: u64) -> VhostUserMemoryRegion {
+        VhostUserMemoryRegion::new(guest, pages * PAGE, name, offset)
+    }
+
+    #[test]
+    fn names_are_translated_within_their_region_only() {
+        let mut memory = SharedMemory::new();
+        let table = [region(0x4000_0000, 1, 0x7f00_0000_0000, 0), region(0x8000_0000, 1, 0x1000, PAGE)];
+        memory.replace(&table, vec![file(2), file(2)]).unwrap();
+        assert_eq!(memory.guest_address(0x7f00_0000_0010).unwrap(), 0x4000_0010);
+        assert_eq!(memory.guest_address(0x1000 + PAGE - 1).unwrap(), 0x8000_0000 + PAGE - 1);
+        for name in [0, 0xfff, 0x1000 + PAGE, 0x4000_0000, u64::MAX] {
+            assert!(memory.guest_address(name).is_err(), "{name:#x}");
+        }
+    }
+
+    #[test]
+    fn a_region_longer_than_its_file_is_refused() {
+        let mut memory = SharedMemory::new();
+        assert!(memory.replace(&[region(0, 2, 0, 0)], vec![file(1)]).is_err());
+        assert!(memory.replace(&[region(0, 1, 0, PAGE)], vec![file(1)]).is_err());
+        assert!(memory.replace(&[region(0, 1, 0, u64::MAX - PAGE + 1)], vec![file(1)]).is_err());
+    }
+
+    #[test]
+    fn overlapping_regions_are_refused_and_the_old_ones_stay() {
+        let mut memory = SharedMemory::new();
+        memory.replace(&[region(0x4000_0000, 1, 0, 0)], vec![file(1)]).unwrap();
+        let overlapping = [region(0x4000_0000, 2, 0, 0), region(0x4000_0000 + PAGE, 1, 2 * PAGE, 0)];
+        assert!(memory.replace(&overlapping, vec![file(2), file(1)]).is_err());
+        assert_eq!(memory.guest_address(8).unwrap(), 0x4000_0008);
     }
 }

@@ -1,6 +1,7 @@
 //! The loop of a device process.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -24,12 +25,11 @@ struct Ready {
 
 /// Serves the front end at the other end of `stream` until it goes.
 pub(super) fn serve<D: Device>(stream: UnixStream, device: D) -> Result<(), ServeError> {
-    let socket = stream.try_clone().map_err(ServeError::Accept)?;
     let handler = Handler::new(device).map_err(|error| ServeError::Accept(io::Error::other(error)))?;
     let handler = Arc::new(Mutex::new(handler));
     let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
     loop {
-        let Ready { request, kicked } = wait(&socket, &lock(&handler))?;
+        let Ready { request, kicked } = wait(borrow(&requests), &lock(&handler))?;
         if request {
             match requests.handle_request() {
                 Ok(()) => {}
@@ -46,11 +46,11 @@ pub(super) fn serve<D: Device>(stream: UnixStream, device: D) -> Result<(), Serv
 }
 
 /// Waits for a request or a kick, or only looks for them if there is work left over.
-fn wait<D: Device>(socket: &UnixStream, handler: &Handler<D>) -> Result<Ready, ServeError> {
+fn wait<D: Device>(socket: BorrowedFd<'_>, handler: &Handler<D>) -> Result<Ready, ServeError> {
     let live: Vec<_> = (0u16..).zip(&handler.queues).filter(|(_, queue)| queue.live()).collect();
     let rings: Vec<_> = live.iter().map(|(index, queue)| (*index, queue.ring.get_ref())).collect();
     let kicks = || rings.iter().filter_map(|(index, ring)| Some((*index, ring.get_kick().as_ref()?)));
-    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+    let mut fds = vec![PollFd::from_borrowed_fd(socket, PollFlags::IN)];
     fds.extend(kicks().map(|(_, kick)| PollFd::from_borrowed_fd(borrow(kick), PollFlags::IN)));
     let pending = live.iter().any(|(_, queue)| queue.pending);
     match poll(&mut fds, pending.then_some(&NOW)) {

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
+/// Bytes of stack of the thread, which does next to nothing but may enter a jail first.
+const STACK: usize = 64 << 10;
+
 struct Entry {
     id: u64,
     when: Instant,
@@ -45,7 +48,7 @@ impl Deadlines {
     pub fn start(prepare: impl FnOnce() + Send + 'static) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
-        thread::Builder::new().name("deadline".to_owned()).spawn(move || {
+        thread::Builder::new().name("deadline".to_owned()).stack_size(STACK).spawn(move || {
             prepare();
             keep_time(&theirs);
         })?;

@@ -17,4 +17,6 @@ pub use deadline::{Armed, Deadlines};
 pub use process::{DeviceProcess, Expected};
 
 #[cfg(test)]
+mod stock_tests;
+#[cfg(test)]
 mod tests;
