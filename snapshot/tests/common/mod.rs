@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+pub mod fake_disk;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
