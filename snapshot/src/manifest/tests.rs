@@ -1,6 +1,7 @@
 //! The manifest: exact bytes, and all that is refused.
 
 use super::*;
+use crate::layout::{PageSize, Region};
 
 fn example() -> Manifest {
     Manifest {

@@ -8,7 +8,7 @@
 //!   0x40–0x7f  the next 1–64 pages have the tags that they have in the parent   (in a diff only)
 //!   0x81–0x8f  one page, every granule with tag 1–15
 //!   0x90       one page, packed tags follow (128 bytes for 4 KiB)
-//!   0xa0–0xa7  one page, runs follow: bits 0–1 order, bit 2 separated; see `runs`
+//!   0xa0–0xaf  one page, runs follow: bits 0–1 order, bit 2 separated, bit 3 a common length (in the next byte, less one)
 //! ```
 //!
 //! A block that would be one record "no tags" (full) or "as in the parent" (diff) is not stored.
@@ -27,13 +27,14 @@ mod runs;
 use thiserror::Error;
 
 use crate::layout::{PAGES_PER_BLOCK, PageSize};
-use runs::Form;
+use runs::{Form, Scratch};
 
 const INHERITED: u8 = 0x40;
 const UNIFORM: u8 = 0x80;
 const PACKED: u8 = 0x90;
 const RUNS: u8 = 0xa0;
 const SEPARATED: u8 = 0x04;
+const COMMON: u8 = 0x08;
 
 /// Why bytes are not a block of tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -171,7 +172,7 @@ impl TagBlock {
 
     /// Appends the block's records to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        let mut scratch = Vec::new();
+        let mut scratch = Scratch::default();
         let mut page = 0;
         while page < self.pages {
             let same = self.plain_pages(page);
@@ -229,16 +230,18 @@ pub(crate) fn is_all_zero(bytes: &[u8]) -> bool {
 }
 
 /// Appends the record of one page that has tags.
-fn encode_page(packed: &[u8], scratch: &mut Vec<(u8, u32)>, out: &mut Vec<u8>) {
+fn encode_page(packed: &[u8], scratch: &mut Scratch, out: &mut Vec<u8>) {
     if let Some(tag) = uniform(packed) {
         out.push(UNIFORM | tag);
-    } else if let Some((form, _)) = runs::shortest(packed, scratch) {
-        out.push(RUNS | if form.separated { SEPARATED } else { 0 } | form.order as u8);
-        runs::write(scratch, form, out);
-    } else {
+    } else if !runs::encode(packed, runs_record, scratch, out) {
         out.push(PACKED);
         out.extend_from_slice(packed);
     }
+}
+
+fn runs_record(form: Form) -> u8 {
+    let flag = |set, bit| if set { bit } else { 0 };
+    RUNS | flag(form.separated, SEPARATED) | flag(form.common.is_some(), COMMON) | form.order as u8
 }
 
 /// Walks through the records of a block: `visit(first page, pages, kind, packed tags, bytes)`. Gives the bytes used.
@@ -266,8 +269,14 @@ fn records(
                 at = end;
                 (1, TagKind::Packed)
             }
-            0xa0..=0xa7 => {
-                let form = Form { separated: record & SEPARATED != 0, order: u32::from(record & 3) };
+            0xa0..=0xaf => {
+                let common = if record & COMMON == 0 {
+                    None
+                } else {
+                    at += 1;
+                    Some(*bytes.get(at - 1).ok_or(TagsError::Short { page })?)
+                };
+                let form = Form { separated: record & SEPARATED != 0, order: u32::from(record & 3), common };
                 tags.fill(0);
                 at += runs::read(&bytes[at..], form, &mut tags).ok_or(TagsError::Runs { page })?;
                 (1, TagKind::Runs)

@@ -1,19 +1,25 @@
 //! The tags of one page as runs of equal tags.
 //!
 //! A heap page is small objects side by side, each with a tag of its own: runs of 2 to 8 granules. A run is its tag (4
-//! bits) and its length less one (an exp-Golomb number of the order that suits the page, 0 to 3). glibc leaves the
-//! granule before each object, which holds the chunk's header, untagged; in the *separated* form that one zero granule
-//! after every tagged run is not written at all. Linux's KASAN tags slab objects without gaps: the plain form.
+//! bits) and its length less one, an exp-Golomb number of the order that suits the page (0 to 3).
+//!
+//! - glibc leaves the granule before each object, which holds the chunk's header, untagged. In a *separated* form that
+//!   one granule of zero after every tagged run is not written at all. Linux's KASAN tags slab objects without gaps: the
+//!   other forms.
+//! - Objects of one size are common. In a form with a *common* length (a byte before the runs) one bit says that a run
+//!   has it; the other runs have that bit zero and then their number.
 
 use super::bits::{BitReader, BitWriter, number_bits};
 
-/// Which of the eight forms of a run-length coded page this is.
+/// Which of the forms of a run-length coded page this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Form {
     /// After each run of a tag that is not zero comes one granule of zero.
     pub(super) separated: bool,
     /// The order of the exp-Golomb numbers.
     pub(super) order: u32,
+    /// The length, less one, that one bit stands for.
+    pub(super) common: Option<u8>,
 }
 
 /// A run of equal tags: its tag and its length in granules.
@@ -53,20 +59,21 @@ fn collect(packed: &[u8], limit: usize, runs: &mut Vec<Run>) -> bool {
     true
 }
 
-/// The runs that the separated form writes: `f` for each. False if the page is not of that form.
-fn each_separated(runs: &[Run], mut f: impl FnMut(Run)) -> bool {
+/// The runs that a separated form writes, in `separated`; false if the page is not of that form.
+fn separate(runs: &[Run], separated: &mut Vec<Run>) -> bool {
+    separated.clear();
     let mut after_tag = false;
     for &(tag, length) in runs {
         match (tag, after_tag) {
             (0, true) if length == 1 => after_tag = false,
             (0, true) => {
-                f((0, length - 1));
+                separated.push((0, length - 1));
                 after_tag = false;
             }
-            (0, false) => f((0, length)),
+            (0, false) => separated.push((0, length)),
             (_, true) => return false,
             (_, false) => {
-                f((tag, length));
+                separated.push((tag, length));
                 after_tag = true;
             }
         }
@@ -74,54 +81,78 @@ fn each_separated(runs: &[Run], mut f: impl FnMut(Run)) -> bool {
     true
 }
 
-/// Bits of runs by order.
-#[derive(Default)]
-struct Cost([usize; 4]);
-
-impl Cost {
-    fn add(&mut self, (_, length): Run) {
-        for (order, bits) in (0u32..).zip(&mut self.0) {
-            *bits += 4 + number_bits(length - 1, order);
+/// The order and the common length with which runs are shortest, and their bits.
+fn best(runs: &[Run]) -> (u32, Option<u8>, usize) {
+    let mut counts = [0u16; 256];
+    let mut common = 0;
+    let mut bits = [4 * runs.len(); 4];
+    for &(_, length) in runs {
+        let value = length - 1;
+        for (order, bits) in (0u32..).zip(&mut bits) {
+            *bits += number_bits(value, order);
+        }
+        if let Some(count) = counts.get_mut(value as usize) {
+            *count += 1;
+            if *count > counts[common] {
+                common = value as usize;
+            }
         }
     }
-
-    fn best(&self) -> (u32, usize) {
-        (0u32..).zip(self.0).min_by_key(|(_, bits)| *bits).expect("four of them")
-    }
+    let with_common = |order: u32| {
+        let saved = usize::from(counts[common]) * number_bits(common as u32, order);
+        8 + bits[order as usize] + runs.len() - saved
+    };
+    let without = (0..4).map(|order| (order, None, bits[order as usize]));
+    let with = (0..4).map(|order| (order, Some(common as u8), with_common(order)));
+    without.chain(with).min_by_key(|(_, _, bits)| *bits).expect("eight of them")
 }
 
-/// The shortest form of a page with the bytes that it takes, if it is shorter than packed tags. Leaves its runs in `runs`.
-pub(super) fn shortest(packed: &[u8], runs: &mut Vec<Run>) -> Option<(Form, usize)> {
-    // A run takes at least 5 bits; in the separated form it stands for two.
-    let limit = 2 * packed.len() * 8 / 5;
-    if !collect(packed, limit, runs) {
-        return None;
+/// Room for runs, used again for every page.
+#[derive(Default)]
+pub(super) struct Scratch {
+    runs: Vec<Run>,
+    separated: Vec<Run>,
+}
+
+/// Appends a page in its shortest form, if that is shorter than packed tags, with its record byte `record`.
+pub(super) fn encode(
+    packed: &[u8],
+    record: impl Fn(Form) -> u8,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> bool {
+    let Scratch { runs, separated } = scratch;
+    // A run takes at least 5 bits; in a separated form it stands for two.
+    if !collect(packed, 2 * packed.len() * 8 / 5, runs) {
+        return false;
     }
-    let (mut plain, mut separated) = (Cost::default(), Cost::default());
-    runs.iter().for_each(|run| plain.add(*run));
-    let is_separated = each_separated(runs, |run| separated.add(run));
-    let (plain_order, plain_bits) = plain.best();
-    let (separated_order, separated_bits) = separated.best();
-    let (form, bits) = if is_separated && separated_bits <= plain_bits {
-        (Form { separated: true, order: separated_order }, separated_bits)
-    } else {
-        (Form { separated: false, order: plain_order }, plain_bits)
-    };
-    let bytes = bits.div_ceil(8);
-    (bytes < packed.len()).then_some((form, bytes))
+    let plain = best(runs);
+    let apart = if separate(runs, separated) { best(separated) } else { (0, None, usize::MAX) };
+    let is_separated = apart.2 <= plain.2;
+    let (order, common, bits) = if is_separated { apart } else { plain };
+    if bits.div_ceil(8) >= packed.len() {
+        return false;
+    }
+    let form = Form { separated: is_separated, order, common };
+    out.push(record(form));
+    out.extend(common);
+    write(if is_separated { separated } else { runs }, form, out);
+    true
 }
 
 /// Appends runs in the given form.
-pub(super) fn write(runs: &[Run], form: Form, out: &mut Vec<u8>) {
+fn write(runs: &[Run], form: Form, out: &mut Vec<u8>) {
     let mut bits = BitWriter::new(out);
-    let mut put = |(tag, length): Run| {
+    for &(tag, length) in runs {
         bits.put(u32::from(tag), 4);
-        bits.put_number(length - 1, form.order);
-    };
-    if form.separated {
-        each_separated(runs, put);
-    } else {
-        runs.iter().for_each(|run| put(*run));
+        match form.common.map(u32::from) {
+            Some(common) if common == length - 1 => bits.put(1, 1),
+            Some(_) => {
+                bits.put(0, 1);
+                bits.put_number(length - 1, form.order);
+            }
+            None => bits.put_number(length - 1, form.order),
+        }
     }
     bits.finish();
 }
@@ -133,7 +164,11 @@ pub(super) fn read(bytes: &[u8], form: Form, packed: &mut [u8]) -> Option<usize>
     let mut at = 0usize;
     while at < granules {
         let tag = bits.take(4)? as u8;
-        let length = bits.take_number(form.order)? as usize + 1;
+        let value = match form.common {
+            Some(common) if bits.take(1)? == 1 => u32::from(common),
+            _ => bits.take_number(form.order)?,
+        };
+        let length = value as usize + 1;
         if length > granules - at {
             return None;
         }
