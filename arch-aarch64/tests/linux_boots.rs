@@ -51,14 +51,8 @@ mod guest {
             Trial::test(name, boot).with_ignored_flag(ignored)
         };
         let pairs = Topology { threads_per_core: 2, cores_per_die: 2, dies_per_package: 1, packages: 1 };
-        let trials = vec![
-            boots("linux_boots_and_powers_off", 1, None),
-            boots("linux_boots_on_four_vcpus_in_two_cores", 4, Some(pairs)),
-        ];
-        let mut arguments = Arguments::from_args();
-        // Each guest has more vCPUs than the lab has CPUs.
-        arguments.test_threads.get_or_insert(1);
-        libtest_mimic::run(&arguments, trials).exit_code()
+        let trials = vec![boots("linux_boots_on_four_vcpus_in_two_cores_and_powers_off", 4, Some(pairs))];
+        libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
     }
 
     /// A copy of the file that a variable names: the lab's shared folders are slow.

@@ -78,7 +78,8 @@ fn registers(host: &Host) {
     let tagged = guest_with_tags(host);
     let plain = BareMetal::new(false, Backing::Anonymous);
     for register in TAG_REGISTERS {
-        tagged.vcpus[0].register(register.id()).expect("a guest with tags has it");
+        let reset = tagged.vcpus[0].register(register.id()).expect("a guest with tags has it");
+        assert_ne!(reset, 0, "forgetting to restore it would be seen");
         plain.vcpus[0].register(register.id()).expect_err("a guest without does not");
     }
     assert_eq!(tagged.vcpus[0].mte_level().expect("a level"), host.probed.level.expect("probed"));
