@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::process;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use libtest_mimic::Trial;
 
@@ -131,21 +132,26 @@ fn checked_process(_: &Host) {
     .expect("the thread's assertions hold");
 }
 
-/// Chooses a setting of huge pages for shared memory and puts the old one back.
-struct ShmemHuge(String);
+/// Chooses a setting of huge pages for shared memory and puts the old one back; one rule at a time.
+struct ShmemHuge {
+    old: String,
+    _alone: MutexGuard<'static, ()>,
+}
 
 impl ShmemHuge {
     fn advise() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let text = fs::read_to_string(SHMEM_HUGE).expect("the kernel has huge pages");
         let old = text.split(['[', ']']).nth(1).expect("a choice").to_owned();
         fs::write(SHMEM_HUGE, "advise").expect("the rules are shown as root");
-        Self(old)
+        Self { old, _alone: alone }
     }
 }
 
 impl Drop for ShmemHuge {
     fn drop(&mut self) {
-        let _ = fs::write(SHMEM_HUGE, &self.0);
+        let _ = fs::write(SHMEM_HUGE, &self.old);
     }
 }
 

@@ -1,0 +1,68 @@
+use super::*;
+
+fn all_windows(layout: &Layout) -> Vec<Window> {
+    let mut all = vec![GIC_DISTRIBUTOR, GIC_ITS, layout.redistributors(), UART, RTC, GPIO, layout.ram()];
+    for s in layout.segments() {
+        all.extend([s.ecam, s.mmio32, s.mmio64]);
+    }
+    all
+}
+
+#[test]
+fn no_two_windows_overlap_and_all_fit_in_the_address_space() {
+    for ipa_bits in [36, 40, 44, 48, 52] {
+        for segments in 1..=MAX_PCI_SEGMENTS {
+            for ram in [64 * KIB, 256 * MIB, 3 * GIB + 64 * KIB, most_ram(segments, ipa_bits)] {
+                let layout =
+                    Layout::new(ram, u32::from(MAX_VCPUS), segments, ipa_bits).expect("all of these fit");
+                let windows = all_windows(&layout);
+                for (i, a) in windows.iter().enumerate() {
+                    assert!(a.size() > 0);
+                    assert!(a.end().0 <= 1 << ipa_bits, "{a:x?} in {ipa_bits} bits");
+                    for b in &windows[i + 1..] {
+                        assert!(!a.overlaps(b), "{a:x?} and {b:x?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn sixty_four_bit_windows_stay_in_place_while_ram_grows() {
+    let of = |ram| Layout::new(ram, 1, 2, 40).expect("fits").segments()[0].mmio64;
+    assert_eq!(of(256 * MIB), of(128 * GIB));
+    assert_eq!(of(256 * MIB).base(), Gpa(256 * GIB));
+    assert_eq!(of(256 * MIB).size(), 384 * GIB);
+}
+
+#[test]
+fn sixty_four_bit_windows_are_directly_above_ram_in_a_small_address_space() {
+    let layout = Layout::new(2 * GIB + 64 * KIB, 1, 1, 36).expect("fits");
+    let window = layout.segments()[0].mmio64;
+    assert_eq!(window.base(), Gpa(4 * GIB));
+    assert_eq!(window.end(), Gpa(64 * GIB));
+}
+
+#[test]
+fn impossible_numbers_are_refused_by_name() {
+    assert_eq!(Layout::new(0, 1, 1, 40), Err(LayoutError::NoRam));
+    assert_eq!(Layout::new(1, 1, 1, 40), Err(LayoutError::RamUnaligned { size: 1 }));
+    assert_eq!(Layout::new(MIB, 0, 1, 40), Err(LayoutError::VcpuCount(0)));
+    assert_eq!(Layout::new(MIB, 33, 1, 40), Err(LayoutError::VcpuCount(33)));
+    assert_eq!(Layout::new(MIB, 1000, 1, 40), Err(LayoutError::VcpuCount(1000)));
+    assert_eq!(Layout::new(MIB, 1, 0, 40), Err(LayoutError::SegmentCount(0)));
+    assert_eq!(Layout::new(MIB, 1, 17, 40), Err(LayoutError::SegmentCount(17)));
+    let size = u64::MAX - RAM_GRANULARITY + 1;
+    assert!(matches!(Layout::new(size, 1, 1, 40), Err(LayoutError::RamTooLarge { .. })));
+    assert!(matches!(Layout::new(MIB, 1, 1, 0), Err(LayoutError::RamTooLarge { most: 0, .. })));
+}
+
+#[test]
+fn windows_know_their_edges() {
+    let w = Window::new(0x1000, 0x1000);
+    assert!(w.contains(Gpa(0x1000)) && w.contains(Gpa(0x1fff)));
+    assert!(!w.contains(Gpa(0xfff)) && !w.contains(Gpa(0x2000)));
+    assert!(w.encloses(&Window::new(0x1800, 0x800)) && !w.encloses(&Window::new(0x1800, 0x801)));
+    assert!(Window::checked(u64::MAX, 2).is_none());
+}
