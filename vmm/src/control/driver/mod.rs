@@ -1,0 +1,230 @@
+//! The driver: one loop over one closed event type, the only mutator of what a client sees.
+//!
+//! ```text
+//!  HTTP request ─┐
+//!  machine ──────┤             ┌─ answered at once: ping, info, what the table refuses
+//!  child died ───┼─► Event ──► │
+//!  serial client ┘             └─ Plan (steps) ── Command ──► machine ── Reply ──► next step … answer
+//! ```
+//!
+//! No call in it waits: a step that needs `machine` ends with the command sent, and goes on when the reply comes.
+//! At most one plan is under way; requests that need one wait in order. `requests` makes plans, `steps` runs them,
+//! `notices` is for what happens unasked.
+
+mod notices;
+mod requests;
+mod steps;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+
+use granule_api::error::ApiError;
+use granule_api::server::Request;
+use tokio::sync::mpsc;
+
+use super::children::{Children, Death};
+use super::create;
+use super::events::EventMonitor;
+use super::host::HostView;
+use super::link::MachineLink;
+use super::plan::{Audience, Plan, Progress, Step};
+use super::vm::{SerialEnd, Vm};
+use crate::wire::{ChannelError, Command, Envelope, FdSlot, FromMachine};
+
+/// Everything that can happen to the driver.
+#[derive(Debug)]
+pub enum Event {
+    /// A client asks.
+    Request(Request),
+    /// `machine` speaks, or is gone.
+    Machine(Result<FromMachine, ChannelError>),
+    /// A device process ended.
+    Death(Death),
+    /// A client connected to the serial socket.
+    SerialClient(OwnedFd),
+}
+
+/// How the program shall end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// In order, with this code.
+    Orderly(u8),
+    /// `machine` is gone: nothing is left to control.
+    MachineLost,
+}
+
+/// The driver's state.
+#[derive(Debug)]
+pub struct Driver {
+    link: MachineLink,
+    requests: mpsc::Receiver<Request>,
+    inbox: mpsc::UnboundedReceiver<Event>,
+    post: mpsc::UnboundedSender<Event>,
+    events: EventMonitor,
+    children: Children,
+    defaults: create::Defaults,
+    host: HostView,
+    vm: Vm,
+    plan: Option<Plan>,
+    waiting: VecDeque<Request>,
+    urgent: VecDeque<Plan>,
+    serial_in_boot: Option<SerialEnd>,
+    boots: u64,
+    end: Option<End>,
+}
+
+/// What the driver is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// To and from `machine`.
+    pub link: MachineLink,
+    /// Requests arrive here.
+    pub requests: mpsc::Receiver<Request>,
+    /// Deaths and serial clients arrive here.
+    pub inbox: mpsc::UnboundedReceiver<Event>,
+    /// Another end of the inbox, for tasks that the driver starts.
+    pub post: mpsc::UnboundedSender<Event>,
+    /// The event monitor.
+    pub events: EventMonitor,
+    /// The device processes.
+    pub children: Children,
+    /// Process-wide settings.
+    pub defaults: create::Defaults,
+}
+
+impl Driver {
+    /// A driver without a machine; its first plan is to learn what the host can do.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { link, requests, inbox, post, events, children, defaults } = parts;
+        let mut driver = Self {
+            link,
+            requests,
+            inbox,
+            post,
+            events,
+            children,
+            defaults,
+            host: HostView::unknown(),
+            vm: Vm::Absent,
+            plan: None,
+            waiting: VecDeque::new(),
+            urgent: VecDeque::new(),
+            serial_in_boot: None,
+            boots: 0,
+            end: None,
+        };
+        driver.events.tell("vmm", "starting");
+        driver.begin(Plan::new("probe", [Step::Probe], Audience::Log));
+        driver
+    }
+
+    /// Creates and boots the machine that the command line describes.
+    pub fn boot_from_command_line(&mut self, config: granule_api::config::VmConfig) {
+        let mut plan = Plan::new("boot", [Step::Create, Step::Boot], Audience::CommandLine);
+        plan.config = Some(Box::new(config));
+        self.urgent.push_back(plan);
+        self.next_plan();
+    }
+
+    /// Serves until the end.
+    pub async fn run(&mut self) -> End {
+        loop {
+            if let Some(end) = self.end {
+                return end;
+            }
+            let event = tokio::select! {
+                message = self.link.receive() => Event::Machine(message),
+                Some(event) = self.inbox.recv() => event,
+                Some(request) = self.requests.recv() => Event::Request(request),
+            };
+            self.on(event);
+        }
+    }
+
+    /// Ends the device processes and tells `machine` to end.
+    pub fn finish(mut self, code: u8) {
+        self.children.end_all();
+        if let Err(error) = self.link.send(Command::Exit { code }, &[]) {
+            tracing::debug!(%error, "machine was gone first");
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        match event {
+            Event::Request(request) => self.on_request(request),
+            Event::Machine(Ok(FromMachine::Reply(Envelope { id, body }))) => self.on_reply(id, body),
+            Event::Machine(Ok(FromMachine::Notice(notice))) => self.on_notice(notice),
+            Event::Machine(Err(error)) => {
+                tracing::error!(%error, "the machine process is lost");
+                self.end = Some(End::MachineLost);
+            }
+            Event::Death(death) => self.on_death(death),
+            Event::SerialClient(connection) => {
+                let attach = Command::AttachSerial { connection: FdSlot(0) };
+                self.send_unawaited(attach, &[connection.as_fd()]);
+            }
+        }
+    }
+
+    fn begin(&mut self, plan: Plan) {
+        self.plan = Some(plan);
+        self.advance();
+    }
+
+    /// Runs steps until one waits for `machine`, or the plan ends.
+    fn advance(&mut self) {
+        while let Some(mut plan) = self.plan.take() {
+            let Some(step) = plan.steps.pop_front() else {
+                plan.audience.succeed();
+                self.next_plan();
+                continue;
+            };
+            match self.start(step, &mut plan) {
+                Ok(Progress::Done) => self.plan = Some(plan),
+                Ok(Progress::Awaits(id)) => {
+                    plan.awaiting = Some((step, id));
+                    self.plan = Some(plan);
+                    return;
+                }
+                Err(error) => self.fail(plan, error),
+            }
+            if self.end.is_some() {
+                if let Some(plan) = self.plan.take() {
+                    plan.audience.succeed();
+                }
+                return;
+            }
+        }
+    }
+
+    fn next_plan(&mut self) {
+        while self.plan.is_none() {
+            if let Some(plan) = self.urgent.pop_front() {
+                let gone = !matches!(self.vm, Vm::Live(..)) || plan.guest != Some(self.boots);
+                if plan.guest.is_some() && gone {
+                    continue;
+                }
+                self.plan = Some(plan);
+                return self.advance();
+            }
+            let Some(request) = self.waiting.pop_front() else { return };
+            self.on_request(request);
+        }
+    }
+
+    fn fail(&mut self, plan: Plan, error: ApiError) {
+        tracing::warn!(plan = plan.name, causes = ?error.causes(), "failed");
+        if plan.audience.fail(error) {
+            self.end = Some(End::Orderly(1));
+            return;
+        }
+        self.next_plan();
+    }
+
+    fn queue(&mut self, plan: Plan) {
+        self.urgent.push_back(plan);
+        if self.plan.is_none() {
+            self.next_plan();
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What happens unasked: the guest ends itself, a device process dies, a signal comes.
+
+use super::super::children::Death;
+use super::super::plan::{Audience, Plan, Step};
+use super::Driver;
+use crate::wire::{GuestEnd, Notice};
+
+/// How often one device's process may be started anew before the machine is left without it.
+const MAX_RESTARTS: u32 = 32;
+
+impl Driver {
+    pub(super) fn on_notice(&mut self, notice: Notice) {
+        use Step::{Boot, Exit, Forget, Stop, Tell};
+        match notice {
+            Notice::GuestEnded(GuestEnd::Reset) => {
+                self.queue_for_guest(Plan::new(
+                    "reboot",
+                    [Tell("rebooting"), Stop, Boot, Tell("rebooted")],
+                    Audience::CommandLine,
+                ));
+            }
+            Notice::GuestEnded(GuestEnd::PowerOff) => {
+                self.queue_for_guest(Plan::new(
+                    "shutdown",
+                    [Stop, Tell("shutdown"), Forget, Exit(0)],
+                    Audience::CommandLine,
+                ));
+            }
+            Notice::VcpuFailed { vcpu, reason } => {
+                tracing::error!(vcpu, reason, "a vCPU cannot go on");
+                self.events.tell_vcpu_failed(vcpu, &reason);
+                self.queue_for_guest(Plan::new(
+                    "failure",
+                    [Stop, Tell("shutdown"), Forget, Exit(1)],
+                    Audience::CommandLine,
+                ));
+            }
+            Notice::DeviceActivated { id } => self.events.tell_device("activated", &id),
+            Notice::DeviceReset { id } => self.events.tell_device("reset", &id),
+            Notice::DeviceFailed { id, causes } => {
+                tracing::warn!(id, ?causes, "a device process fails and is ended");
+                // Its death is told by its pidfd and brings the successor.
+                self.children.kill(&id);
+            }
+            Notice::Terminate { signal } => {
+                tracing::info!(signal, "asked to end");
+                self.queue(Plan::new(
+                    "shutdown",
+                    [Stop, Tell("shutdown"), Forget, Exit(0)],
+                    Audience::CommandLine,
+                ));
+            }
+        }
+    }
+
+    /// Runs a plan that this guest, not a client, asks for: after the one under way, before those that wait, and not at
+    /// all if the guest has gone until then.
+    pub(super) fn queue_for_guest(&mut self, mut plan: Plan) {
+        plan.guest = Some(self.boots);
+        self.queue(plan);
+    }
+
+    pub(super) fn on_death(&mut self, death: Death) {
+        if self.children.generation(&death.id) != Some(death.generation) {
+            return;
+        }
+        tracing::warn!(id = death.id, how = death.how, "a device process died");
+        self.events.tell_device("died", &death.id);
+        if death.generation > MAX_RESTARTS {
+            self.events.tell_device("given-up", &death.id);
+            return;
+        }
+        let mut plan = Plan::new("device restart", [Step::Replace], Audience::Log);
+        plan.device = Some(death.id);
+        self.queue_for_guest(plan);
+    }
+}

@@ -1,0 +1,80 @@
+//! What clients ask: answered at once, refused by the table, or turned into a plan.
+
+use granule_api::call::Call;
+use granule_api::error::ApiError;
+use granule_api::server::{Reply, Request};
+
+use super::super::admission::{Verb, Verdict, admit};
+use super::super::info;
+use super::super::plan::{Audience, Plan, Step};
+use super::super::refusal::refusal;
+use super::super::vm::Vm;
+use super::Driver;
+
+impl Driver {
+    pub(super) fn on_request(&mut self, request: Request) {
+        let verb = verb(&request.call);
+        if let Verdict::Deny(kind, reason) = admit(self.vm.lifecycle(), verb)
+            && self.plan.is_none()
+        {
+            return request.answer(Err(refusal(kind, reason)));
+        }
+        match verb {
+            Verb::Ping => request.answer(info::ping(&self.host)),
+            Verb::Info => {
+                request.answer(info::info(&self.vm).unwrap_or_else(|| Err(ApiError::not_created())));
+            }
+            _ if self.plan.is_some() => self.waiting.push_back(request),
+            _ => self.plan_for(verb, request),
+        }
+    }
+
+    /// Turns an admitted request into a plan and starts it.
+    pub(super) fn plan_for(&mut self, verb: Verb, request: Request) {
+        use Step::{Boot, Create, Exit, Forget, Pause, PowerButton, Resume, Stop, Tell};
+        let live = matches!(self.vm, Vm::Live(..));
+        let Request { call, reply, .. } = request;
+        let mut config = None;
+        let (name, steps): (_, Vec<Step>) = match verb {
+            Verb::Create => {
+                if let Call::VmCreate(body) = call {
+                    config = Some(body);
+                }
+                ("create", vec![Create])
+            }
+            Verb::Boot => ("boot", vec![Boot]),
+            Verb::Pause => ("pause", vec![Pause]),
+            Verb::Resume => ("resume", vec![Resume]),
+            Verb::PowerButton => ("power-button", vec![PowerButton]),
+            Verb::Shutdown => ("shutdown", vec![Stop, Tell("shutdown")]),
+            Verb::Reboot => ("reboot", vec![Tell("rebooting"), Stop, Boot, Tell("rebooted")]),
+            Verb::Delete if live => ("delete", vec![Stop, Tell("shutdown"), Forget]),
+            Verb::Delete => ("delete", vec![Forget]),
+            Verb::ShutdownMonitor if live => ("shutdown", vec![Stop, Tell("shutdown"), Forget, Exit(0)]),
+            Verb::ShutdownMonitor => ("shutdown", vec![Forget, Exit(0)]),
+            Verb::Ping | Verb::Info | Verb::Unbuilt => return,
+        };
+        let success = if verb == Verb::ShutdownMonitor { Reply::Empty200 } else { Reply::Empty204 };
+        let mut plan = Plan::new(name, steps, Audience::Client(reply, success));
+        plan.config = config;
+        self.begin(plan);
+    }
+}
+
+/// Which row of the admission table a call belongs to.
+fn verb(call: &Call) -> Verb {
+    match call {
+        Call::VmmPing => Verb::Ping,
+        Call::VmmShutdown => Verb::ShutdownMonitor,
+        Call::VmInfo => Verb::Info,
+        Call::VmCreate(_) => Verb::Create,
+        Call::VmBoot => Verb::Boot,
+        Call::VmPause => Verb::Pause,
+        Call::VmResume => Verb::Resume,
+        Call::VmShutdown => Verb::Shutdown,
+        Call::VmReboot => Verb::Reboot,
+        Call::VmPowerButton => Verb::PowerButton,
+        Call::VmDelete => Verb::Delete,
+        _ => Verb::Unbuilt,
+    }
+}

@@ -1,0 +1,181 @@
+//! The steps of a plan: how each is started, and what its outcome changes.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use granule_api::error::{ApiError, ErrorKind};
+
+use super::super::boot::{self, BootError};
+use super::super::create;
+use super::super::host::HostView;
+use super::super::info;
+use super::super::plan::{Plan, Progress, Step};
+use super::super::refusal::{from_failure, refusal};
+use super::super::vm::{Live, SerialEnd, Vm};
+use super::{Driver, End};
+use crate::wire::{Command, Failure, FdSlot, Outcome};
+
+impl Driver {
+    /// Starts one step.
+    pub(super) fn start(&mut self, step: Step, plan: &mut Plan) -> Result<Progress, ApiError> {
+        match step {
+            Step::Probe => return self.command(Command::Hello, &[]),
+            Step::Create => {
+                let config = plan
+                    .config
+                    .take()
+                    .ok_or_else(|| refusal(ErrorKind::BadRequest, "the body is missing"))?;
+                self.vm = Vm::Created(Box::new(create::create(*config, &self.defaults, &self.host)?));
+            }
+            Step::Boot => return self.start_boot(),
+            Step::Pause => {
+                self.events.tell("vm", "pausing");
+                return self.command(Command::Pause, &[]);
+            }
+            Step::Resume => {
+                self.events.tell("vm", "resuming");
+                return self.command(Command::Resume, &[]);
+            }
+            Step::PowerButton => return self.command(Command::PowerButton, &[]),
+            Step::Stop if matches!(self.vm, Vm::Live(..)) => {
+                self.children.expect_end();
+                return self.command(Command::Stop, &[]);
+            }
+            Step::Stop => {}
+            Step::Replace => return self.start_replacement(plan),
+            Step::Forget => {
+                if !matches!(std::mem::replace(&mut self.vm, Vm::Absent), Vm::Absent) {
+                    self.events.tell("vm", "deleted");
+                }
+            }
+            Step::Tell(event) => self.events.tell("vm", event),
+            Step::Exit(code) => {
+                self.events.tell("vmm", "shutdown");
+                self.end = Some(End::Orderly(code));
+            }
+        }
+        Ok(Progress::Done)
+    }
+
+    pub(super) fn command(&mut self, command: Command, fds: &[BorrowedFd<'_>]) -> Result<Progress, ApiError> {
+        self.link
+            .send(command, fds)
+            .map(Progress::Awaits)
+            .map_err(|error| from_failure("The machine process cannot be reached", &error.into()))
+    }
+
+    pub(super) fn send_unawaited(&mut self, command: Command, fds: &[BorrowedFd<'_>]) {
+        if let Err(error) = self.link.send(command, fds) {
+            tracing::warn!(%error, "a command could not be sent");
+        }
+    }
+
+    pub(super) fn start_boot(&mut self) -> Result<Progress, ApiError> {
+        let Vm::Created(created) = &mut self.vm else {
+            return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
+        };
+        self.events.tell("vm", "booting");
+        let prepared = boot::prepare(created, &mut self.children, &self.post);
+        let boot::Prepared { spec, fds, serial } = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.children.end_all();
+                return Err(BootError::into_api(error));
+            }
+        };
+        self.serial_in_boot = Some(serial);
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.command(Command::Boot(Box::new(spec)), &borrowed)
+    }
+
+    pub(super) fn start_replacement(&mut self, plan: &Plan) -> Result<Progress, ApiError> {
+        let Some(id) = plan.device.clone().filter(|_| matches!(self.vm, Vm::Live(..))) else {
+            return Ok(Progress::Done);
+        };
+        match self.children.restart(&id) {
+            None => Ok(Progress::Done),
+            Some(Ok(socket)) => {
+                self.command(Command::ReplaceBackend { id, socket: FdSlot(0) }, &[socket.as_fd()])
+            }
+            Some(Err(error)) => {
+                Err(from_failure("The device process could not be started anew", &error.into()))
+            }
+        }
+    }
+
+    pub(super) fn on_reply(&mut self, id: u32, body: Result<Outcome, Failure>) {
+        let Some(mut plan) = self.plan.take() else { return };
+        let step = match plan.awaiting {
+            Some((step, awaited)) if awaited == id => step,
+            // An answer to what nobody waits for (AttachSerial).
+            _ => {
+                self.plan = Some(plan);
+                return;
+            }
+        };
+        plan.awaiting = None;
+        match self.settle(step, body, &plan) {
+            Ok(()) => {
+                self.plan = Some(plan);
+                self.advance();
+            }
+            Err(error) => {
+                self.fail(plan, error);
+                self.advance();
+            }
+        }
+    }
+
+    /// Takes in what a step achieved.
+    pub(super) fn settle(
+        &mut self,
+        step: Step,
+        body: Result<Outcome, Failure>,
+        plan: &Plan,
+    ) -> Result<(), ApiError> {
+        match (step, body) {
+            (Step::Probe, Ok(Outcome::Host(report))) => self.host = HostView::known(*report),
+            (Step::Probe, Err(failure)) => self.host = HostView::failed(&failure),
+            (Step::Boot, Ok(Outcome::Booted(report))) => {
+                let serial = self.serial_in_boot.take().unwrap_or(SerialEnd::None);
+                if let Vm::Created(created) = std::mem::replace(&mut self.vm, Vm::Absent) {
+                    let jail = info::jail(&self.children);
+                    self.vm = Vm::Live(
+                        created,
+                        Box::new(Live { report: *report, paused: false, _serial: serial, jail }),
+                    );
+                }
+                self.boots += 1;
+                self.events.tell("vm", "booted");
+            }
+            (Step::Boot, Err(failure)) => {
+                self.serial_in_boot = None;
+                self.children.end_all();
+                return Err(from_failure("The VM could not boot", &failure));
+            }
+            (Step::Pause | Step::Resume, Ok(_)) => {
+                if let Some(live) = self.vm.live_mut() {
+                    live.paused = step == Step::Pause;
+                }
+                self.events.tell("vm", if step == Step::Pause { "paused" } else { "resumed" });
+            }
+            (Step::Stop, Ok(_)) => {
+                self.children.end_all();
+                self.vm.demolish();
+            }
+            (Step::Replace, Ok(_)) => {
+                if let Some(id) = &plan.device {
+                    self.events.tell_device("restarted", id);
+                }
+            }
+            (Step::Replace, Err(failure)) => {
+                if let Some(id) = &plan.device {
+                    self.events.tell_device("needs-reset", id);
+                }
+                return Err(from_failure("The device could not be taken up again", &failure));
+            }
+            (_, Ok(_)) => {}
+            (_, Err(failure)) => return Err(from_failure(step.failure(), &failure)),
+        }
+        Ok(())
+    }
+}
