@@ -20,6 +20,7 @@ pub mod folder;
 pub mod initramfs;
 pub mod inject;
 pub mod lab;
+pub mod memory;
 pub mod monitor;
 pub mod processes;
 pub mod session;

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::console::Console;
+use crate::folder::Folder;
 use crate::initramfs::Initramfs;
 use crate::lab;
 use crate::monitor::Monitor;
@@ -80,7 +81,14 @@ impl Guest {
     /// # Panics
     /// If the initramfs cannot be made.
     pub fn body(&self, monitor: &Monitor) -> Value {
-        let folder = monitor.folder();
+        self.body_in(monitor.folder())
+    }
+
+    /// As [`Self::body`], in any folder.
+    ///
+    /// # Panics
+    /// If the initramfs cannot be made.
+    pub fn body_in(&self, folder: &Folder) -> Value {
         std::fs::write(folder.file("initramfs"), self.initramfs()).expect("the test's folder can be written");
         let mut config = self.config.clone();
         config["payload"]["initramfs"] = folder.file("initramfs").into();
@@ -101,7 +109,7 @@ impl Guest {
     ///
     /// # Panics
     /// If the initramfs cannot be made.
-    pub fn flags(&self, folder: &crate::folder::Folder, serial: &str) -> Vec<String> {
+    pub fn flags(&self, folder: &Folder, serial: &str) -> Vec<String> {
         std::fs::write(folder.file("initramfs"), self.initramfs()).expect("the test's folder can be written");
         let text = |pointer: &str| self.config.pointer(pointer).map(ToString::to_string).unwrap_or_default();
         let mte = if self.config["cpus"]["features"]["mte"] == true { "on" } else { "off" };

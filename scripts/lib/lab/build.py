@@ -20,11 +20,20 @@ def environment() -> dict[str, str]:
 
 def granule(profile: str = "release", fresh: bool = True) -> Path:
     """The granule binary, built now unless `fresh` is false."""
-    binary = target_directory() / TARGET / ("debug" if profile == "dev" else profile) / "granule"
+    return _program("granule", "granule-vmm", profile, fresh)
+
+
+def test_program(name: str, profile: str = "release", fresh: bool = True) -> Path:
+    """A program of the tests crate, built now unless `fresh` is false."""
+    return _program(name, "granule-tests", profile, fresh)
+
+
+def _program(name: str, package: str, profile: str, fresh: bool) -> Path:
+    binary = target_directory() / TARGET / ("debug" if profile == "dev" else profile) / name
     if fresh:
         if not binary.exists():
-            print(f"lab: building granule for {TARGET}", file=sys.stderr)
-        _cargo("build", "--package", "granule-vmm", "--profile", profile, "--target", TARGET)
+            print(f"lab: building {name} for {TARGET}", file=sys.stderr)
+        _cargo("build", "--package", package, "--bin", name, "--profile", profile, "--target", TARGET)
     if not binary.exists():
         raise LabError(f"{binary} is missing, and --no-build was given")
     return binary

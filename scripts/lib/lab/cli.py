@@ -85,12 +85,13 @@ def _host_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", default="4G", metavar="SIZE")
     parser.add_argument("--share", type=Path, action="append", metavar="DIR", help="mounted read-write at the same path, instead of the work tree")
     parser.add_argument("--no-build", action="store_true", help="take the granule binary as it is")
-    parser.add_argument("--profile", default="release", help="cargo profile of granule (default: release)")
+    parser.add_argument("--with", dest="programs", action="append", default=[], metavar="NAME", help="a program of the tests crate, on PATH too")
+    parser.add_argument("--profile", default="release", help="cargo profile of all these (default: release)")
 
 
 def _exec(options: argparse.Namespace) -> int:
     if inplace.possible(options):
-        return inplace.run(options.command, build.granule(options.profile, fresh=not options.no_build))
+        return inplace.run(options.command, _programs(options)["granule"])
     return _run(_host(options), options.command, options.timeout)
 
 
@@ -99,7 +100,7 @@ def _shell(options: argparse.Namespace) -> int:
         raise LabError("shell needs a terminal; use exec for a command")
     if inplace.possible(options):
         shell = os.environ.get("SHELL", "/bin/sh")
-        return inplace.run([shell], build.granule(options.profile, fresh=not options.no_build))
+        return inplace.run([shell], _programs(options)["granule"])
     host = _host(options)
     columns, lines = shutil.get_terminal_size()
     script = passing.shell_script(passing.environment(host), passing.directory(host), lines, columns)
@@ -153,7 +154,7 @@ def _host(options: argparse.Namespace, needs_granule: bool = True) -> Options:
     shares.setdefault(cache(), False)
     files = {}
     if needs_granule:
-        files["/usr/local/bin/granule"] = build.granule(options.profile, fresh=not options.no_build)
+        files = {f"/usr/local/bin/{name}": file for name, file in _programs(options).items()}
     return Options(
         version=options.host or HOSTS[0],
         mte=not options.no_mte,
@@ -163,6 +164,13 @@ def _host(options: argparse.Namespace, needs_granule: bool = True) -> Options:
         shares=shares,
         files=files,
     )
+
+
+def _programs(options: argparse.Namespace) -> dict[str, Path]:
+    """What is on PATH in the host; all in one folder here too."""
+    fresh = not options.no_build
+    programs = {"granule": build.granule(options.profile, fresh)}
+    return programs | {name: build.test_program(name, options.profile, fresh) for name in options.programs}
 
 
 def _run(host: Options, argv: list[str], timeout: float) -> int:
