@@ -62,7 +62,11 @@ fn kvm_rows(report: &HostReport) -> Vec<(&'static str, String)> {
         (None, None) => "yes, on memory shared with devices".into(),
         (Some(why), _) => format!("no: {why}"),
     };
-    let lengths = report.sve_vector_bits.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+    let sve = match report.sve_vector_bits[..] {
+        [] => "no".into(),
+        [only] => format!("yes, {only} bits"),
+        [first, .., last] => format!("yes, {first} to {last} bits"),
+    };
     vec![
         ("kernel", format!("{}, pages of {} bytes", report.kernel, report.page_size)),
         ("KVM", format!("yes, interface {}", report.kvm_api)),
@@ -70,7 +74,7 @@ fn kvm_rows(report: &HostReport) -> Vec<(&'static str, String)> {
         ("guest address bits", report.ipa_bits.to_string()),
         ("vCPUs per guest", report.max_vcpus.to_string()),
         ("GICv3, ITS", format!("{}, {}", yes_no(report.gicv3), yes_no(report.its))),
-        ("SVE", if lengths.is_empty() { "no".into() } else { format!("yes, {lengths} bits") }),
+        ("SVE", sve),
         ("pointer authentication", yes_no(report.pointer_auth)),
         ("PMU", yes_no(report.pmu)),
         ("guest clock offset", yes_no(report.counter_offset)),

@@ -30,7 +30,8 @@ impl Monitor {
             Ok(()) => std::os::unix::net::UnixStream::connect(&monitor.socket).ok().map(|_| Ok(())),
             Err(gone) => Some(Err(gone)),
         });
-        up.unwrap_or_else(|| Err("the monitor opens no socket".to_owned())).map_err(|e| monitor.with_log(&e))?;
+        up.unwrap_or_else(|| Err("the monitor opens no socket".to_owned()))
+            .map_err(|e| monitor.with_log(&e))?;
         Ok(monitor)
     }
 
@@ -51,7 +52,8 @@ impl Monitor {
         }
         match output.stdout.is_empty() {
             true => Ok(Value::Null),
-            false => serde_json::from_slice(&output.stdout).map_err(|e| format!("{endpoint} answered no JSON: {e}")),
+            false => serde_json::from_slice(&output.stdout)
+                .map_err(|e| format!("{endpoint} answered no JSON: {e}")),
         }
     }
 

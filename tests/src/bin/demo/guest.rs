@@ -33,7 +33,9 @@ impl Serial {
 
     /// Sends a line.
     pub fn say(&mut self, line: &str) -> Step<()> {
-        self.stream.write_all(format!("{line}\n").as_bytes()).map_err(|e| format!("the guest's serial port: {e}"))
+        self.stream
+            .write_all(format!("{line}\n").as_bytes())
+            .map_err(|e| format!("the guest's serial port: {e}"))
     }
 
     /// Has the guest run a check and returns what it saw.
@@ -102,7 +104,11 @@ impl Serial {
         match self.stream.read(&mut chunk) {
             Ok(0) => return Err("the guest's serial port was closed".to_owned()),
             Ok(n) => self.heard.extend(&chunk[..n]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) => return Err(format!("the guest's serial port: {e}")),
         }
         Ok(None)
@@ -121,7 +127,10 @@ pub fn tags(seen: &Value, expected: bool) -> Step<()> {
     page::row("memory tagging", &format!("level {}; IRG drew {} tags of 15", seen["level"], seen["drawn"]));
     for (kind, label) in [("anonymous", "its private memory"), ("shared", "its shared memory")] {
         let held = &seen[kind];
-        page::row(label, &format!("{} granules tagged, {} tags read back wrong", held["granules"], held["wrong_tags"]));
+        page::row(
+            label,
+            &format!("{} granules tagged, {} tags read back wrong", held["granules"], held["wrong_tags"]),
+        );
         if held["wrong_tags"] != 0 || held["wrong_data"] != 0 {
             return Err(format!("tags or data of {label} were lost: {held}"));
         }

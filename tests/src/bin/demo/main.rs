@@ -50,43 +50,37 @@ fn main() -> ExitCode {
 
 fn tour() -> Step<()> {
     page::chapter("What this host can do", "granule probe");
-    probe()?;
+    let tags = probe()?;
 
     let folder = Folder::new();
     page::chapter("A virtual machine over REST", "granule --api-socket api.sock");
     let mut monitor = Monitor::start(&folder)?;
-    let tags = offered(&mut monitor)?;
+    let pong = monitor.call("GET", "vmm.ping", None)?;
+    page::answer(&format!("version {}, pid {}", text(&pong["version"]), pong["pid"]));
     let mut serial = boot(&mut monitor, &folder, tags)?;
     let seen = look(&mut monitor, &mut serial, tags).map_err(|e| serial.with_tail(&e));
     let processes = seen.map_err(|e| monitor.with_log(&e))?;
     leave(&mut monitor, &folder, &processes).map_err(|e| monitor.with_log(&e))
 }
 
-fn probe() -> Step<()> {
-    let output = Command::new(lab::granule()).arg("probe").output();
-    let output = output.map_err(|e| format!("granule cannot be started: {e}"))?;
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+/// Shows what the host can do; gives whether it has tags for guests.
+fn probe() -> Step<bool> {
+    for line in granule_probe(&[])?.lines() {
         page::line(line);
     }
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!(
-            "guests cannot run here: granule probe ended with {}{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        )),
-    }
+    let report: Value = serde_json::from_str(&granule_probe(&["--json"])?)
+        .map_err(|e| format!("granule probe --json: {e}"))?;
+    Ok(report["kvm"]["mte"]["support"] == "shared")
 }
 
-/// Whether this host has tags for guests.
-fn offered(monitor: &mut Monitor) -> Step<bool> {
-    let pong = monitor.call("GET", "vmm.ping", None)?;
-    let available = pong["mte"]["available"] == true;
-    page::answer(&match pong["mte"]["reason"].as_str() {
-        Some(reason) => format!("version {}, no tags: {reason}", pong["version"]),
-        None => format!("version {}, pid {}, memory tagging available", pong["version"], pong["pid"]),
-    });
-    Ok(available)
+fn granule_probe(arguments: &[&str]) -> Step<String> {
+    let output = Command::new(lab::granule()).arg("probe").args(arguments).output();
+    let output = output.map_err(|e| format!("granule cannot be started: {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    match output.status.success() {
+        true => Ok(text),
+        false => Err(format!("guests cannot run here; granule probe says\n{text}")),
+    }
 }
 
 /// Creates and boots the VM; gives its serial port once the guest's first program runs.
@@ -106,7 +100,10 @@ fn boot(monitor: &mut Monitor, folder: &Folder, tags: bool) -> Step<Serial> {
     let mut serial = Serial::connect(&folder.file("serial.sock"))?;
     let up = serial.json("init up", || monitor.alive()).map_err(|e| serial.with_tail(&e));
     let up = up.map_err(|e| monitor.with_log(&e))?;
-    page::row("guest", &format!("Linux {}, {} MiB", text(&up["kernel"]), up["memory_kib"].as_u64().unwrap_or(0) >> 10));
+    page::row(
+        "guest",
+        &format!("Linux {}, {} MiB", text(&up["kernel"]), up["memory_kib"].as_u64().unwrap_or(0) >> 10),
+    );
     page::row("its first program", &format!("{:.1} s after vm.boot", begun.elapsed().as_secs_f64()));
     Ok(serial)
 }
@@ -160,7 +157,13 @@ fn processes(info: &Value) -> Step<Vec<u64>> {
             None => "-".to_owned(),
         };
         let role = text(&process["role"]);
-        page::row(role, &format!("pid {pid:<6} seccomp {:<6} {landlock:<11} {memory:>8} besides guest memory", text(&process["seccomp"])));
+        page::row(
+            role,
+            &format!(
+                "pid {pid:<6} seccomp {:<6} {landlock:<11} {memory:>8} besides guest memory",
+                text(&process["seccomp"])
+            ),
+        );
         pids.push(pid);
     }
     Ok(pids)
