@@ -24,7 +24,7 @@ fetch_kernels() {
 fetch_kernel() {
     local folder=$1 meta=$2 real
     debian_apt_ready
-    real=$(debian_apt apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^:]*\).*/\1/p' | head -n 1)
+    real=$(debian_apt apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^:]*\).*/\1/p' | sed -n 1p)
     case $real in
     linux-image-"${folder%-cloud}"*) ;;
     *)
@@ -121,7 +121,7 @@ find_debian_mirrors() {
 machine_mirror() {
     # shellcheck disable=SC2016 # these are apt's variables
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
-        sed -n "s/^Debian|$1|//p" | head -n 1
+        sed -n "s/^Debian|$1|//p" | sed -n 1p
 }
 
 # known_mirrors: has mmdebstrap write the sources that it would use, and stop before it fetches anything.
@@ -131,6 +131,6 @@ known_mirrors() {
     # shellcheck disable=SC2016 # $1 is for mmdebstrap's hook
     sources=$(mmdebstrap --mode=chrootless --variant=custom \
         --setup-hook='cat "$1"/etc/apt/sources.list >&2; exit 1' "$debian_release" - 2>&1) || true
-    main=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release .*/\1/p" <<<"$sources" | head -n 1)
-    security=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release-security .*/\1/p" <<<"$sources" | head -n 1)
+    main=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release .*/\1/p" <<<"$sources" | sed -n 1p)
+    security=$(sed -n "s/^deb .*\(http[^ ]*\) $debian_release-security .*/\1/p" <<<"$sources" | sed -n 1p)
 }

@@ -2,24 +2,11 @@
 # Rust: the cargo on PATH if it is recent enough, with the aarch64 standard library from rustup or, where rustup's server is out
 # of reach, from Debian. Settings that the second way needs are recorded in $cache/rust-env, one NAME=VALUE a line.
 
-rust_target=aarch64-unknown-linux-gnu
 rust_wanted=1.88
-rust_env=$cache/rust-env
 # rustup waits for ever for a server that does not answer.
 rustup_seconds=${GRANULE_RUSTUP_SECONDS:-60}
 
-# load_rust_env: takes over what was recorded; what the caller has set stays.
-load_rust_env() {
-    local name value
-    [ -e "$rust_env" ] || return 0
-    while IFS='=' read -r name value; do
-        [ -n "$name" ] && [ -z "${!name:-}" ] && export "$name=$value"
-    done <"$rust_env"
-    return 0
-}
-
 install_rust() {
-    [ -d "$HOME/.cargo/bin" ] && PATH=$PATH:$HOME/.cargo/bin
     load_rust_env
     command -v cargo >/dev/null || install_cargo
     recent_enough "$(cargo --version)" || fail "$(cargo --version) is too old: $rust_wanted or later is needed (rustup update)"
@@ -38,7 +25,7 @@ has_target() {
 # recent_enough "cargo 1.95.0 (…)"
 recent_enough() {
     local version=${1#* }
-    [ "$(printf '%s\n' "$rust_wanted" "${version%% *}" | sort -V | head -n 1)" = "$rust_wanted" ]
+    [ "$(printf '%s\n' "$rust_wanted" "${version%% *}" | sort -V | sed -n 1p)" = "$rust_wanted" ]
 }
 
 add_target_by_rustup() {
@@ -85,5 +72,5 @@ install_cargo() {
 
 # apt_has PACKAGE: whether apt knows a version that it could install.
 apt_has() {
-    apt-cache policy "$1" 2>/dev/null | grep -q '^  Candidate: [0-9]'
+    [[ $(apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ [0-9] ]]
 }

@@ -17,9 +17,13 @@ apt_install() {
     if [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
         fail "root is needed to install packages. Run this once as root, or: apt-get install $*"
     fi
+    local log=$cache/apt.log
     say "installing $*"
     apt_update_once
-    as_root apt-get install -y -qq --no-install-recommends "$@" >&2 || fail "apt could not install: $*"
+    if ! as_root apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        fail "apt could not install: $*"
+    fi
 }
 
 apt_updated=
@@ -38,6 +42,7 @@ install_system_packages() {
     need python3 python3
     need xz-utils xz
     need ca-certificates /etc/ssl/certs/ca-certificates.crt
+    need shellcheck shellcheck
     need gcc cc
     need libc6-dev "/usr/include/$arch-linux-gnu/sys/types.h"
     need qemu-system-arm qemu-system-aarch64
