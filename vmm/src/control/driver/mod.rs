@@ -14,6 +14,8 @@
 mod notices;
 mod requests;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
