@@ -117,7 +117,7 @@ impl Guest {
             ("--kernel", lab::kernel().display().to_string()),
             ("--initramfs", folder.file("initramfs")),
             ("--cmdline", self.cmdline.join(" ")),
-            ("--cpus", format!("boot={},features=mte={mte}", text("/cpus/boot_vcpus"))),
+            ("--cpus", format!("boot={},mte={mte}", text("/cpus/boot_vcpus"))),
             ("--memory", format!("size={}", text("/memory/size"))),
             ("--serial", serial.to_owned()),
             ("--console", "off".to_owned()),

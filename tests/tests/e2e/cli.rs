@@ -53,7 +53,7 @@ fn a_guest_boots_straight_from_flags() {
     });
     let mut console = Console::new(monitor.folder().path().join("console"));
     let mte = console.check("mte", || monitor.alive());
-    assert_eq!(mte["present"], true, "features=mte=on was said");
+    assert_eq!(mte["present"], true, "mte=on was said");
     // The guest may power off, and the monitor end, before this is read.
     let status = monitor.wait();
     assert_eq!(console.check("rng", || Ok(()))["current"], "virtio_rng.0");
