@@ -3,10 +3,10 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// Enough for a guest's boot, or anything else, on an emulated machine that is busy with three others.
-pub const LONG: Duration = Duration::from_secs(120);
+/// Enough for a guest's boot, or anything else, on an emulated machine whose own host is busy.
+pub const LONG: Duration = Duration::from_secs(240);
 /// Enough for an answer that takes milliseconds on an idle machine.
-pub const SHORT: Duration = Duration::from_secs(30);
+pub const SHORT: Duration = Duration::from_secs(60);
 
 /// How often the condition is looked at. Processes, sockets and files of strangers offer nothing to block on together.
 const PACE: Duration = Duration::from_millis(10);

@@ -45,20 +45,27 @@ pub struct TaggedMemory {
 
 impl TaggedMemory {
     /// Maps `len` bytes, a multiple of the page size; EINVAL on a machine without tags.
+    ///
+    /// The bit is set by mprotect: mmap passes over bits that the machine does not know.
     pub fn map(backing: Backing, len: usize) -> io::Result<Self> {
         let flags = libc::MAP_ANONYMOUS
             | match backing {
                 Backing::Anonymous => libc::MAP_PRIVATE,
                 Backing::Shared => libc::MAP_SHARED,
             };
-        let prot = libc::PROT_READ | libc::PROT_WRITE | PROT_MTE;
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        Ok(Self { base, len })
+        let memory = Self { base, len };
+        // SAFETY: the range is the new mapping, which nothing else refers to.
+        match unsafe { libc::mprotect(base.as_ptr().cast(), len, prot | PROT_MTE) } {
+            0 => Ok(memory),
+            _ => Err(io::Error::last_os_error()),
+        }
     }
 
     /// Number of granules.
