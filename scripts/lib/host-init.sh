@@ -47,7 +47,9 @@ hostname lab
 
 while read -r tag mode path; do
     mkdir -p "$path"
-    mount -t 9p -o "$mode,trans=virtio,version=9p2000.L,msize=512000,access=any,cache=mmap" "$tag" "$path" ||
+    # What the lab cannot write, as kernels and busybox, may be read once and kept.
+    [ "$mode" = ro ] && cache=loose || cache=mmap
+    mount -t 9p -o "$mode,trans=virtio,version=9p2000.L,msize=512000,access=any,cache=$cache" "$tag" "$path" ||
         echo "lab: cannot mount $path"
 done </lab/shares
 

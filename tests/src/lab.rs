@@ -3,7 +3,7 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The `granule` binary: `GRANULE_BIN`, or the one on PATH.
 pub fn granule() -> OsString {
@@ -20,18 +20,17 @@ pub fn kernel() -> PathBuf {
     PathBuf::from(path)
 }
 
-/// A module of the guest kernel's package, by its file name without endings.
+/// A driver module of the guest kernel's package, as in `input/evdev`.
 ///
 /// # Panics
 /// If the package has none of this name.
-pub fn module(name: &str) -> PathBuf {
-    let tree =
-        kernel().parent().map(|folder| folder.join("lib/modules")).expect("the Image lies in a folder");
-    find(&tree, &|file| {
-        let base = file.strip_suffix(".xz").unwrap_or(file).strip_suffix(".ko");
-        base.is_some_and(|base| base.replace('_', "-") == name.replace('_', "-"))
-    })
-    .unwrap_or_else(|| panic!("no module {name} under {}", tree.display()))
+pub fn driver(name: &str) -> PathBuf {
+    let trees = kernel().with_file_name("lib").join("modules");
+    let releases = fs::read_dir(&trees).into_iter().flatten().flatten();
+    let mut files = releases.flat_map(|release| {
+        ["ko", "ko.xz"].map(|ending| release.path().join(format!("kernel/drivers/{name}.{ending}")))
+    });
+    files.find(|file| file.exists()).unwrap_or_else(|| panic!("no driver {name} under {}", trees.display()))
 }
 
 /// The static busybox.
@@ -64,14 +63,4 @@ pub fn must_be(version: &str, mte: bool) {
         (env::var("GRANULE_LAB_HOST").unwrap_or_default(), env::var("GRANULE_LAB_MTE").unwrap_or_default());
     let wanted = (version.to_owned(), if mte { "1" } else { "0" }.to_owned());
     assert_eq!(is, wanted, "(GRANULE_LAB_HOST, GRANULE_LAB_MTE): this test is about another host");
-}
-
-fn find(folder: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
-    let entries = fs::read_dir(folder).ok()?.flatten();
-    entries.map(|e| e.path()).find_map(|path| {
-        if path.is_dir() {
-            return find(&path, wanted);
-        }
-        path.file_name().and_then(|n| n.to_str()).is_some_and(wanted).then_some(path)
-    })
 }

@@ -1,5 +1,7 @@
 //! A guest to be, and a guest that runs.
 
+use std::sync::OnceLock;
+
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -125,14 +127,20 @@ impl Guest {
         pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
     }
 
-    fn initramfs(&self) -> Vec<u8> {
+    /// The initramfs; each kind is packed once, since what goes into it comes from slow shared folders.
+    fn initramfs(&self) -> &'static [u8] {
+        static PACKED: [OnceLock<Vec<u8>>; 2] = [const { OnceLock::new() }; 2];
+        PACKED[usize::from(self.selftests)].get_or_init(|| self.pack())
+    }
+
+    fn pack(&self) -> Vec<u8> {
         let mut archive = Initramfs::for_guest(self.init);
         let added = archive.program("bin/busybox", &lab::busybox());
-        for (order, name) in ["virtio-rng", "evdev"].into_iter().enumerate() {
-            let module = lab::module(name);
-            let ending = module.extension().map(|e| e.to_string_lossy().into_owned()).unwrap_or_default();
+        for (order, name) in ["char/hw_random/virtio-rng", "input/evdev"].into_iter().enumerate() {
+            let module = lab::driver(name);
             let content = std::fs::read(&module).unwrap_or_else(|e| panic!("{}: {e}", module.display()));
-            archive.file(&format!("modules/{order}-{name}.{ending}"), 0o644, &content);
+            let file = module.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
+            archive.file(&format!("modules/{order}-{file}"), 0o644, &content);
         }
         let added = match self.selftests {
             true => added.and_then(|()| archive.copy_folder("selftests", &lab::selftests())),
