@@ -6,5 +6,6 @@ build      aarch64 programs, by cargo        wire       the frames exchanged wit
 host       one emulated host, as a QEMU process
 session    one command run in it             passing    what a command inherits from here
 inplace    the lab on an Arm machine with KVM: no emulation at all
+batch      many test binaries in one boot
 cli        what a person types
 """

@@ -15,7 +15,9 @@ def environment() -> dict[str, str]:
     recorded = cache() / "rust-env"
     lines = recorded.read_text().splitlines() if recorded.exists() else []
     settings = dict(line.split("=", 1) for line in lines if "=" in line)
-    return settings | os.environ
+    # Where rustup puts cargo, which a shell that was open before does not know.
+    path = f"{os.environ.get('PATH', os.defpath)}:{Path.home() / '.cargo' / 'bin'}"
+    return settings | os.environ | {"PATH": path}
 
 
 def granule(profile: str = "release", fresh: bool = True) -> Path:

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from . import build, initramfs, inplace, passing
+from . import batch, build, initramfs, inplace, passing
 from .host import Host, Options
 from .places import HOSTS, ROOT, LabError, cache, kernel, target_directory
 from .session import LAB_FAILED, Command, Session
@@ -74,6 +74,10 @@ def _parser() -> argparse.ArgumentParser:
     runner.add_argument("binary", type=Path)
     runner.add_argument("arguments", nargs=argparse.REMAINDER)
     runner.set_defaults(run=_cargo_runner)
+
+    many = commands.add_parser("batch", help="run what the cargo runner noted in GRANULE_LAB_BATCH, all in one boot")
+    many.add_argument("file", type=Path)
+    many.set_defaults(run=_batch)
     return parser
 
 
@@ -130,6 +134,9 @@ def _initramfs(options: argparse.Namespace) -> int:
 def _cargo_runner(options: argparse.Namespace) -> int:
     """Runs a test binary in the host that it is for; GRANULE_LAB_OPTIONS adds options of exec."""
     binary = options.binary.resolve()
+    if file := os.environ.get("GRANULE_LAB_BATCH"):
+        batch.note(Path(file), [str(binary), *options.arguments])
+        return 0
     wanted = RUNNER_OPTIONS.get(binary.name.rsplit("-", 1)[0], [])
     wanted = [*wanted, *shlex.split(os.environ.get("GRANULE_LAB_OPTIONS", ""))]
     parsed = _parser().parse_args(["exec", "--timeout", "1800", *wanted, "--", str(binary), *options.arguments])
@@ -137,13 +144,25 @@ def _cargo_runner(options: argparse.Namespace) -> int:
     parsed.no_build = parsed.no_build or not end_to_end
     if inplace.possible(parsed):
         return inplace.run(parsed.command, build.granule(parsed.profile, fresh=True) if end_to_end else None)
-    host = _host(parsed, needs_granule=end_to_end)
-    # The binary is copied rather than paged in over 9p; what it writes next to itself is shared.
+    host = _with_target(_host(parsed, needs_granule=end_to_end))
+    # Copied rather than paged in over 9p.
     host.files[str(binary)] = binary
+    return _run(host, parsed.command, parsed.timeout)
+
+
+def _batch(options: argparse.Namespace) -> int:
+    parsed = _parser().parse_args(["exec", "--timeout", "1800", "--no-build", "--", "sh", "-c", batch.script(options.file)])
+    if inplace.possible(parsed):
+        return inplace.run(parsed.command, None)
+    return _run(_with_target(_host(parsed, needs_granule=False)), parsed.command, parsed.timeout)
+
+
+def _with_target(host: Options) -> Options:
+    """Shares cargo's target directory too: test binaries are in it, and write there."""
     target = target_directory()
     if target.is_dir() and not any(target.is_relative_to(folder) for folder in host.shares):
         host.shares[target] = True
-    return _run(host, parsed.command, parsed.timeout)
+    return host
 
 
 def _host(options: argparse.Namespace, needs_granule: bool = True) -> Options:

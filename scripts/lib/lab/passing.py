@@ -16,13 +16,17 @@ from .places import cached, kernel
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = re.compile(r"(RUST|CARGO|GRANULE|PROPTEST)_\w+|TERM|CI|NO_COLOR")
 # Where things are on this machine means nothing in the lab.
-KEPT_BACK = {"CARGO_HOME", "GRANULE_CACHE", "GRANULE_LAB_OPTIONS"}
+KEPT_BACK = {"CARGO_HOME", "GRANULE_CACHE", "GRANULE_LAB_OPTIONS", "GRANULE_LAB_BATCH"}
 
 
 def environment(host: Options) -> dict[str, str]:
     """The command's environment: ours as far as it concerns cargo, Rust and granule, and what the lab offers."""
-    passed = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name) and name not in KEPT_BACK}
-    return passed | {"PATH": PATH, "HOME": "/root", "USER": "root"} | offer(host.version, host.mte)
+    return passed_on() | {"PATH": PATH, "HOME": "/root", "USER": "root"} | offer(host.version, host.mte)
+
+
+def passed_on() -> dict[str, str]:
+    """The part of our environment that a command gets."""
+    return {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name) and name not in KEPT_BACK}
 
 
 def offer(version: str, mte: bool) -> dict[str, str]:
