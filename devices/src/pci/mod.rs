@@ -13,7 +13,9 @@
 pub mod address;
 pub mod bridge;
 pub mod config;
+mod firmware;
 pub mod function;
+mod mmio;
 pub mod msix;
 pub mod routes;
 pub mod segment;
@@ -23,5 +25,6 @@ pub use address::{AddressRange, BarIndex, Bdf};
 pub use bridge::HostBridge;
 pub use config::{ConfigSpace, Identity};
 pub use function::{DecodedBar, PciFunction, SharedFunction};
+pub use mmio::{Ecam, MemoryWindow};
 pub use msix::Msix;
-pub use segment::{Ecam, InsertError, MemoryWindow, PciSegment, SegmentLayout};
+pub use segment::{InsertError, PciSegment, SegmentLayout};

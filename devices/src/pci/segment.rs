@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, RwLock};
 
 use thiserror::Error;
-use vm_allocator::{AddressAllocator, AllocPolicy, RangeInclusive};
-use vm_device::DeviceMmio;
-use vm_device::bus::{MmioAddress, MmioAddressOffset};
 
-use super::address::{AddressRange, BarIndex, Bdf};
+use super::address::{AddressRange, Bdf};
 use super::bridge::HostBridge;
+use super::firmware::{Firmware, NoRoom};
 use super::function::{DecodedBar, PciFunction, SharedFunction};
+use super::mmio::{Ecam, MemoryWindow};
 use super::routes::{Route, Routes};
-use super::spec::{BAR_MEMORY_64, BAR_MEMORY_FLAGS, ECAM_BUS_SIZE};
+use super::spec::ECAM_BUS_SIZE;
 use crate::sync::{lock, read, write};
 
 /// Where a segment lies in guest-physical memory.
@@ -57,11 +56,6 @@ struct Occupant {
     assigned: Vec<DecodedBar>,
 }
 
-struct Allocators {
-    mem32: AddressAllocator,
-    mem64: AddressAllocator,
-}
-
 /// One PCI segment with a root bus, shared by the vCPU threads.
 ///
 /// A store to a BAR register or to the command register changes the routes before the store returns, and ioeventfds
@@ -70,16 +64,12 @@ pub struct PciSegment {
     layout: SegmentLayout,
     functions: RwLock<BTreeMap<Bdf, Occupant>>,
     routes: RwLock<Routes>,
-    allocators: Mutex<Allocators>,
+    firmware: Mutex<Firmware>,
 }
 
 impl PciSegment {
     /// A segment that holds its host bridge and nothing else.
     pub fn new(layout: SegmentLayout) -> Arc<Self> {
-        // An allocator over an AddressRange cannot fail: the range is not empty and does not wrap.
-        let allocator = |range: AddressRange| {
-            AddressAllocator::new(range.base(), range.size()).expect("an address range is allocatable")
-        };
         let bridge: SharedFunction = Arc::new(Mutex::new(HostBridge::new()));
         let host_bridge = Bdf::from_ecam_offset(0);
         let functions = BTreeMap::from([(host_bridge, Occupant { function: bridge, assigned: Vec::new() })]);
@@ -87,10 +77,7 @@ impl PciSegment {
             layout,
             functions: RwLock::new(functions),
             routes: RwLock::new(Routes::new(vec![layout.mem32, layout.mem64])),
-            allocators: Mutex::new(Allocators {
-                mem32: allocator(layout.mem32),
-                mem64: allocator(layout.mem64),
-            }),
+            firmware: Mutex::new(Firmware::new(layout.mem32, layout.mem64)),
         })
     }
 
@@ -101,12 +88,12 @@ impl PciSegment {
 
     /// What to register on the machine's bus over [`SegmentLayout::ecam`].
     pub fn ecam(self: &Arc<Self>) -> Arc<Ecam> {
-        Arc::new(Ecam(Arc::clone(self)))
+        Arc::new(Ecam::of(Arc::clone(self)))
     }
 
     /// What to register on the machine's bus over [`SegmentLayout::mem32`], and again over `mem64`.
     pub fn window(self: &Arc<Self>) -> Arc<MemoryWindow> {
-        Arc::new(MemoryWindow(Arc::clone(self)))
+        Arc::new(MemoryWindow::of(Arc::clone(self)))
     }
 
     /// The lowest free device number on the root bus.
@@ -122,10 +109,11 @@ impl PciSegment {
     pub fn insert(&self, device: u8, function: SharedFunction) -> Result<Bdf, InsertError> {
         let bdf = Bdf::on_root_bus(device).ok_or(InsertError::NoSuchSlot(device))?;
         // The function's lock comes before that of the functions, never within it.
-        let assigned = self.assign_bars(bdf, &mut *lock(&function))?;
+        let assigned = lock(&self.firmware).assign(&mut *lock(&function));
+        let assigned = assigned.map_err(|NoRoom { bar, size }| InsertError::NoRoom { bdf, bar, size })?;
         let mut functions = write(&self.functions);
         if functions.contains_key(&bdf) {
-            self.release(&assigned);
+            lock(&self.firmware).release(&assigned);
             return Err(InsertError::Taken(bdf));
         }
         functions.insert(bdf, Occupant { function, assigned });
@@ -140,7 +128,7 @@ impl PciSegment {
             write(&self.routes).replace(bdf, None, &[]);
             function.bars_decoded(&[]);
         }
-        self.release(&assigned);
+        lock(&self.firmware).release(&assigned);
         Some(function)
     }
 
@@ -224,93 +212,11 @@ impl PciSegment {
         let decoded = write(&self.routes).replace(bdf, Some(shared), &function.bars());
         function.bars_decoded(&decoded);
     }
-
-    /// Sizes and places BARs as firmware does, through configuration space: right for any function.
-    fn assign_bars(&self, bdf: Bdf, function: &mut dyn PciFunction) -> Result<Vec<DecodedBar>, InsertError> {
-        let mut assigned = Vec::new();
-        let mut index = 0;
-        while let Some(bar) = BarIndex::new(index) {
-            let low = probe(function, bar);
-            let wide = low & BAR_MEMORY_64 != 0;
-            let high =
-                BarIndex::new(index + 1).filter(|_| wide).map_or(u32::MAX, |next| probe(function, next));
-            index += 1 + u8::from(wide);
-            if low & !BAR_MEMORY_FLAGS == 0 && (!wide || high == 0) {
-                continue;
-            }
-            let size = !(u64::from(high) << 32 | u64::from(low & !BAR_MEMORY_FLAGS)) + 1;
-            let Some(range) = self.allocate(size, wide) else {
-                self.release(&assigned);
-                return Err(InsertError::NoRoom { bdf, bar: bar.number(), size });
-            };
-            let width = if wide { 8 } else { 4 };
-            for (part, register) in range.base().to_le_bytes()[..width].chunks(4).zip([0, 4]) {
-                function.config_write(bar.register() as u16 + register, part);
-            }
-            assigned.push(DecodedBar { bar, range });
-        }
-        Ok(assigned)
-    }
-
-    fn allocate(&self, size: u64, wide: bool) -> Option<AddressRange> {
-        let mut allocators = lock(&self.allocators);
-        let from =
-            |allocator: &mut AddressAllocator| allocator.allocate(size, size, AllocPolicy::FirstMatch).ok();
-        let high = if wide { from(&mut allocators.mem64) } else { None };
-        let range = high.or_else(|| from(&mut allocators.mem32))?;
-        AddressRange::new(range.start(), range.len())
-    }
-
-    fn release(&self, assigned: &[DecodedBar]) {
-        let mut allocators = lock(&self.allocators);
-        for DecodedBar { range, .. } in assigned {
-            let Ok(key) = RangeInclusive::new(range.base(), range.last()) else { continue };
-            // It came from one of the two; the other refuses what is not its own.
-            if allocators.mem64.free(&key).is_err() {
-                let _ = allocators.mem32.free(&key);
-            }
-        }
-    }
-}
-
-/// Writes ones to a BAR's register and returns what sticks.
-fn probe(function: &mut dyn PciFunction, bar: BarIndex) -> u32 {
-    let register = bar.register() as u16;
-    let mut value = [0; 4];
-    function.config_write(register, &[0xff; 4]);
-    function.config_read(register, &mut value);
-    u32::from_le_bytes(value)
 }
 
 fn register(offset: u64) -> u16 {
     // Cannot truncate: 12 bits.
     (offset & 0xfff) as u16
-}
-
-/// A segment's ECAM on the machine's bus.
-pub struct Ecam(Arc<PciSegment>);
-
-impl DeviceMmio for Ecam {
-    fn mmio_read(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        self.0.config_read(offset, data);
-    }
-
-    fn mmio_write(&self, _base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        self.0.config_write(offset, data);
-    }
-}
-
-/// A segment's memory window on the machine's bus; the same one serves every window of the segment.
-pub struct MemoryWindow(Arc<PciSegment>);
-
-impl DeviceMmio for MemoryWindow {
-    fn mmio_read(&self, base: MmioAddress, offset: MmioAddressOffset, data: &mut [u8]) {
-        self.0.memory_read(base.0.saturating_add(offset), data);
-    }
-
-    fn mmio_write(&self, base: MmioAddress, offset: MmioAddressOffset, data: &[u8]) {
-        self.0.memory_write(base.0.saturating_add(offset), data);
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pci::BarIndex;
 use crate::pci::config::{ConfigSpace, Identity};
 use crate::pci::spec::{COMMAND, COMMAND_MEMORY};
 

@@ -1,9 +1,7 @@
 //! Requests of the front end, one at a time (vhost-user specification, "Front-end message types").
 
 use std::fs::File;
-use std::io::{ErrorKind, Write};
 
-use tracing::debug;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -14,49 +12,17 @@ use vhost::vhost_user::{
     Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
     VhostUserVirtioFeatures,
 };
-use vhost_user_backend::{VringMutex, VringT};
-use virtio_queue::{Error as QueueError, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vhost_user_backend::VringT;
+use virtio_queue::Error as QueueError;
+use vm_memory::GuestAddressSpace;
 
 use super::Device;
 use super::memory::SharedMemory;
-use super::ring::{Memory, Progress, RingFault};
+use super::queue::Queue;
+use super::ring::Progress;
 use crate::virtio::spec::F_EVENT_IDX;
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-
-/// A queue of the device, and what vhost-user says of it.
-pub(super) struct Queue {
-    pub ring: VringMutex<GuestMemoryAtomic<Memory>>,
-    error: Option<File>,
-    /// The guest has broken it: nothing is read from it until it is set up anew.
-    broken: bool,
-    /// There is work left over from the last time, or that nobody has kicked for.
-    pub pending: bool,
-}
-
-impl Queue {
-    fn new(size: u16, memory: &SharedMemory) -> std::result::Result<Self, QueueError> {
-        let ring = VringMutex::new(memory.mapped.clone(), size)?;
-        Ok(Self { ring, error: None, broken: false, pending: false })
-    }
-
-    /// Whether it is to be served.
-    pub fn live(&self) -> bool {
-        let ring = self.ring.get_ref();
-        ring.is_enabled() && ring.get_queue().ready() && !self.broken
-    }
-
-    fn fail(&mut self, index: u16, fault: &RingFault) {
-        debug!(index, error = fault as &dyn std::error::Error, "the guest has broken a queue");
-        self.broken = true;
-        self.pending = false;
-        if let Some(eventfd) = &mut self.error {
-            // Whether anybody wants to know is the front end's business.
-            let _ = eventfd.write_all(&1u64.to_ne_bytes());
-        }
-    }
-}
 
 /// The state of one connection.
 pub(super) struct Handler<D> {
@@ -78,14 +44,8 @@ impl<D: Device> Handler<D> {
     /// Takes note of a kick.
     pub fn take_kick(&mut self, index: u16) {
         // The request that came with it may have taken the queue away.
-        let Some(queue) = self.queues.get_mut(usize::from(index)).filter(|queue| queue.live()) else {
-            return;
-        };
-        match queue.ring.read_kick() {
-            Ok(_) => queue.pending = true,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            // It would be ready, and unreadable, for ever.
-            Err(error) => queue.fail(index, &RingFault::Kick(error)),
+        if let Some(queue) = self.queues.get_mut(usize::from(index)).filter(|queue| queue.live()) {
+            queue.take_kick(index);
         }
     }
 
@@ -108,15 +68,6 @@ impl<D: Device> Handler<D> {
 
     fn offered(&self) -> u64 {
         self.device.features() | PROTOCOL_FEATURES
-    }
-}
-
-/// Makes the queue ready once it has what it needs; there may be buffers that nobody kicks for again.
-fn make_ready(queue: &mut Queue) {
-    let has_kick = queue.ring.get_ref().get_kick().is_some();
-    if has_kick {
-        queue.ring.set_queue_ready(true);
-        queue.pending = true;
     }
 }
 
@@ -195,7 +146,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         // The front end gives the available index (SET_VRING_BASE); the used index is the ring's own.
         let used_index = queue.ring.queue_used_idx().map_err(|_| Error::InvalidParam)?;
         queue.ring.set_queue_next_used(used_index);
-        queue.broken = false;
+        queue.mend();
         Ok(())
     }
 
@@ -207,18 +158,12 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
         let queue = self.queue(index as usize)?;
-        queue.ring.set_queue_ready(false);
-        queue.ring.set_kick(None);
-        queue.ring.set_call(None);
-        queue.pending = false;
-        queue.error = None;
-        Ok(VhostUserVringState::new(index, u32::from(queue.ring.queue_next_avail())))
+        Ok(VhostUserVringState::new(index, u32::from(queue.stop())))
     }
 
     fn set_vring_kick(&mut self, index: u8, file: Option<File>) -> Result<()> {
         let queue = self.queue(index)?;
-        queue.ring.set_kick(file);
-        make_ready(queue);
+        queue.set_kick(file);
         Ok(())
     }
 
@@ -228,7 +173,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
     }
 
     fn set_vring_err(&mut self, index: u8, file: Option<File>) -> Result<()> {
-        self.queue(index)?.error = file;
+        self.queue(index)?.set_error(file);
         Ok(())
     }
 

@@ -13,6 +13,7 @@
 
 mod handler;
 mod memory;
+mod queue;
 mod ring;
 mod server;
 

@@ -168,6 +168,19 @@ fn a_driver_that_comes_up_starts_the_back_end_once() {
 }
 
 #[test]
+fn its_owner_is_told_when_the_driver_comes_and_when_it_goes() {
+    let mut bench = bench();
+    let events = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&events);
+    bench.device = bench.device.on_driver(Arc::new(move |_, event| lock(&sink).push(event)));
+    bench.write(common::DEVICE_STATUS, &[0]);
+    bench.bring_up(RAM);
+    bench.write(common::DEVICE_STATUS, &[0]);
+    bench.bring_up(0);
+    assert_eq!(*lock(&events), [DriverEvent::Up, DriverEvent::Reset]);
+}
+
+#[test]
 fn rings_outside_ram_lead_to_needs_reset_and_never_reach_the_back_end() {
     for base in [0, RAM + 0xf_f000, !0xfff, RAM + 8] {
         let mut bench = bench().watched();
