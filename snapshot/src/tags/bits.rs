@@ -1,4 +1,35 @@
 //! Bits, least significant first, and exp-Golomb numbers among them.
+//!
+//! Every page that has tags goes through here, at the pause of a snapshot and at the fault of a restore: hence whole words
+//! at a time, and one write for a tag and its length.
+
+/// Some bits: their value, and how many, at most 32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Code {
+    pub(super) value: u32,
+    pub(super) bits: u32,
+}
+
+impl Code {
+    /// `value` (below 2^12) as an exp-Golomb number of order `k`, 0 to 3.
+    pub(super) fn number(value: u32, k: u32) -> Self {
+        let high = (value >> k) + 1;
+        let extra = high.ilog2();
+        let low = value & ((1 << k) - 1);
+        let value = 1 << extra | (high ^ 1 << extra) << (extra + 1) | low << (2 * extra + 1);
+        Self { value, bits: 2 * extra + 1 + k }
+    }
+
+    /// These bits, then those of `next`.
+    pub(super) fn then(self, next: Self) -> Self {
+        Self { value: self.value | next.value << self.bits, bits: self.bits + next.bits }
+    }
+}
+
+/// Bits of [`Code::number`].
+pub(super) fn number_bits(value: u32, k: u32) -> u32 {
+    2 * ((value >> k) + 1).ilog2() + 1 + k
+}
 
 /// Appends bits to bytes.
 pub(super) struct BitWriter<'a> {
@@ -12,37 +43,34 @@ impl<'a> BitWriter<'a> {
         Self { out, held: 0, count: 0 }
     }
 
-    /// Appends the low `count` bits of `value`; at most 32, the others zero.
-    pub(super) fn put(&mut self, value: u32, count: u32) {
-        self.held |= u64::from(value) << self.count;
-        self.count += count;
-        while self.count >= 8 {
-            self.out.push(self.held as u8);
-            self.held >>= 8;
-            self.count -= 8;
+    /// Appends bits, at most 32.
+    pub(super) fn put(&mut self, code: Code) {
+        self.held |= u64::from(code.value) << self.count;
+        self.count += code.bits;
+        if self.count >= 32 {
+            self.out.extend_from_slice(&(self.held as u32).to_le_bytes());
+            self.held >>= 32;
+            self.count -= 32;
         }
-    }
-
-    /// Appends `value` as an exp-Golomb number of order `k`.
-    pub(super) fn put_number(&mut self, value: u32, k: u32) {
-        let high = (value >> k) + 1;
-        let extra = high.ilog2();
-        self.put(1 << extra, extra + 1);
-        self.put(high ^ 1 << extra, extra);
-        self.put(value & ((1 << k) - 1), k);
     }
 
     /// Fills the last byte with zeros.
     pub(super) fn finish(self) {
-        if self.count > 0 {
-            self.out.push(self.held as u8);
-        }
+        let bytes = self.count.div_ceil(8) as usize;
+        self.out.extend_from_slice(&self.held.to_le_bytes()[..bytes]);
     }
 }
 
-/// Bits that `value` takes as an exp-Golomb number of order `k`.
-pub(super) fn number_bits(value: u32, k: u32) -> usize {
-    2 * ((value >> k) + 1).ilog2() as usize + 1 + k as usize
+/// The exp-Golomb number of order `k` that `bits` begin with, and how many bits it has; `None` for one that no writer makes.
+pub(super) fn number_in(bits: u64, k: u32) -> Option<(u32, u32)> {
+    let extra = bits.trailing_zeros();
+    if extra > 12 {
+        return None;
+    }
+    let rest = (bits >> (extra + 1)) as u32;
+    let high = 1 << extra | rest & ((1 << extra) - 1);
+    let low = rest >> extra & ((1 << k) - 1);
+    Some(((high - 1) << k | low, 2 * extra + 1 + k))
 }
 
 /// Takes bits from bytes.
@@ -58,35 +86,40 @@ impl<'a> BitReader<'a> {
         Self { bytes, used: 0, held: 0, count: 0 }
     }
 
-    /// The next `count` bits, at most 32; `None` at the end of the bytes.
-    pub(super) fn take(&mut self, count: u32) -> Option<u32> {
-        while self.count < count {
-            self.held |= u64::from(*self.bytes.get(self.used)?) << self.count;
-            self.used += 1;
-            self.count += 8;
-        }
-        let value = (self.held & ((1u64 << count) - 1)) as u32;
-        self.held >>= count;
-        self.count -= count;
-        Some(value)
-    }
-
-    /// The next exp-Golomb number of order `k`; `None` at the end, or for one that no writer makes.
-    pub(super) fn take_number(&mut self, k: u32) -> Option<u32> {
-        let mut extra = 0;
-        while self.take(1)? == 0 {
-            extra += 1;
-            if extra > 16 {
-                return None;
+    /// The next 32 bits or more, none of which is taken by this; zeros after the end of the bytes.
+    pub(super) fn peek(&mut self) -> u64 {
+        if self.count < 32 {
+            if let Some(word) = self.bytes.get(self.used..).and_then(<[u8]>::first_chunk) {
+                self.held |= u64::from(u32::from_le_bytes(*word)) << self.count;
+                (self.used, self.count) = (self.used + 4, self.count + 32);
+            } else {
+                self.peek_bytes();
             }
         }
-        let high = 1 << extra | self.take(extra)?;
-        Some((high - 1) << k | self.take(k)?)
+        self.held
+    }
+
+    #[cold]
+    fn peek_bytes(&mut self) {
+        while let (true, Some(byte)) = (self.count < 32, self.bytes.get(self.used)) {
+            self.held |= u64::from(*byte) << self.count;
+            (self.used, self.count) = (self.used + 1, self.count + 8);
+        }
+    }
+
+    /// Takes as many of the bits that were peeked at; `None` if there are not so many.
+    pub(super) fn skip(&mut self, bits: u32) -> Option<()> {
+        self.count = self.count.checked_sub(bits)?;
+        self.held >>= bits;
+        Some(())
     }
 
     /// How many bytes were begun, if the bits left in the last are zero.
     pub(super) fn finish(self) -> Option<usize> {
-        (self.count < 8 && self.held == 0).then_some(self.used)
+        // Whole bytes that were held and not used go back.
+        let (whole, left) = (self.count / 8, self.count % 8);
+        let padding = self.held & ((1 << left) - 1);
+        (padding == 0).then_some(self.used - whole as usize)
     }
 }
 
@@ -95,32 +128,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_come_back_and_take_as_long_as_said() {
+    fn numbers_come_back() {
         for k in 0..4 {
-            for value in (0..5000).chain([65_535]) {
+            for value in 0..4096 {
                 let mut bytes = Vec::new();
                 let mut writer = BitWriter::new(&mut bytes);
-                writer.put_number(value, k);
+                let code = Code::number(value, k);
+                assert_eq!(code.bits, number_bits(value, k));
+                writer.put(code);
+                writer.put(Code { value: 5, bits: 3 });
                 writer.finish();
-                assert_eq!(bytes.len(), number_bits(value, k).div_ceil(8));
+                assert_eq!(bytes.len() as u32, (code.bits + 3).div_ceil(8));
+                bytes.push(0xff);
                 let mut reader = BitReader::new(&bytes);
-                assert_eq!(reader.take_number(k), Some(value));
-                assert_eq!(reader.finish(), Some(bytes.len()));
+                assert_eq!(number_in(reader.peek(), k), Some((value, code.bits)));
+                reader.skip(code.bits).unwrap();
+                assert_eq!(reader.peek() & 7, 5);
+                reader.skip(3).unwrap();
+                assert_eq!(reader.finish(), Some(bytes.len() - 1));
             }
         }
     }
 
     #[test]
     fn the_end_of_the_bytes_and_endless_numbers_are_refused() {
-        assert_eq!(BitReader::new(&[]).take(1), None);
-        assert_eq!(BitReader::new(&[0xff]).take(9), None);
-        assert_eq!(BitReader::new(&[0; 64]).take_number(0), None);
+        assert_eq!(BitReader::new(&[]).skip(1), None);
+        let mut reader = BitReader::new(&[0xff]);
+        assert_eq!((reader.peek(), reader.skip(9)), (0xff, None));
+        assert_eq!(number_in(0, 0), None);
+        assert_eq!(number_in(1 << 13, 0), None);
     }
 
     #[test]
     fn padding_must_be_zero() {
-        let mut reader = BitReader::new(&[0b1000_0001]);
-        assert_eq!(reader.take(1), Some(1));
+        let mut reader = BitReader::new(&[0b1000_0001, 0xff]);
+        reader.peek();
+        assert_eq!(reader.skip(1), Some(()));
         assert_eq!(reader.finish(), None);
     }
 }
