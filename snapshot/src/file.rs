@@ -20,6 +20,14 @@ pub trait ReadAt {
     /// # Errors
     /// Of the file.
     fn length(&self) -> io::Result<u64>;
+
+    /// The first offset from `offset` on that may be other than a hole; `None` if all the rest is one.
+    ///
+    /// # Errors
+    /// Of the file.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        Ok(Some(offset).filter(|_| self.length().is_ok_and(|length| offset < length)))
+    }
 }
 
 /// Something that can also be written, and made to last.
@@ -56,6 +64,15 @@ impl ReadAt for File {
 
     fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        match rustix::fs::seek(self, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(next) => Ok(Some(next)),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL) => Ok(Some(offset)), // no holes on this file system
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -98,6 +115,10 @@ impl<F: ReadAt> ReadAt for Arc<F> {
     fn length(&self) -> io::Result<u64> {
         F::length(self)
     }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        F::next_data(self, offset)
+    }
 }
 
 impl<F: ReadAt> ReadAt for &F {
@@ -107,6 +128,10 @@ impl<F: ReadAt> ReadAt for &F {
 
     fn length(&self) -> io::Result<u64> {
         F::length(self)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        F::next_data(self, offset)
     }
 }
 

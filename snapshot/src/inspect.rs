@@ -157,7 +157,7 @@ pub fn verify(snapshot: &Snapshot) -> Result<bool, VerifyError> {
     snapshot.state()?;
     let mut layer = snapshot.memory()?;
     let path = snapshot.directory().to_owned();
-    verify_memory(&mut layer).map_err(|source| VerifyError::Memory { path, source })?;
+    layer.verify().map_err(|source| VerifyError::Memory { path, source })?;
     Ok(as_written)
 }
 
@@ -167,20 +167,4 @@ pub fn verify(snapshot: &Snapshot) -> Result<bool, VerifyError> {
 /// At the first thing that is not as it was written.
 pub fn verify_chain(chain: &Chain) -> Result<Vec<bool>, VerifyError> {
     chain.snapshots().iter().map(verify).collect()
-}
-
-/// Reads all memory: raw pages must have their checksums, others must be zero in `memory`.
-///
-/// # Errors
-/// At the first page that is not as it was written.
-pub fn verify_memory<F: ReadAt>(layer: &mut MemoryLayer<F>) -> Result<(), MemoryError> {
-    let mut data = vec![0; layer.layout().page_size().bytes()];
-    let mut packed = vec![0; layer.layout().page_size().packed_tags()];
-    for page in 0..layer.layout().pages() {
-        if layer.read_data(page, &mut data)? != Presence::Present {
-            layer.check_hole(page, &mut data)?;
-        }
-        layer.read_tags(page, &mut packed)?;
-    }
-    Ok(())
 }

@@ -116,6 +116,20 @@ fn pages_in_each_others_place_are_found() {
 }
 
 #[test]
+fn a_page_that_should_be_a_hole_must_be_zero() {
+    let dir = TestDir::new();
+    let mut guest = Guest::new(PageSize::K4, 100);
+    guest.store(1, 5);
+    save(&dir.join("snap"), &guest, 1);
+    let file = fs::File::options().write(true).open(dir.join("snap/memory")).unwrap();
+    file.write_all_at(&[0], 90 * 4096).unwrap();
+    verify(&dir.join("snap")).unwrap();
+    file.write_all_at(&[1], 90 * 4096 + 4095).unwrap();
+    let error = verify(&dir.join("snap")).unwrap_err();
+    assert!(matches!(error, VerifyError::Memory { source: MemoryError::NotZero { page: 90 }, .. }));
+}
+
+#[test]
 fn opening_reads_no_memory_and_a_damaged_page_harms_only_itself() {
     let dir = TestDir::new();
     let mut guest = Guest::new(PageSize::K4, 200);

@@ -215,17 +215,8 @@ impl Snapshot {
     /// # Errors
     /// Where its files cannot be opened, or their headers are not those that the manifest is about.
     pub fn memory(&self) -> Result<MemoryLayer<File>, OpenError> {
-        let manifest = &self.manifest;
-        let layer =
-            MemoryLayer::open(self.memory_files()?, manifest.layout.clone(), manifest.parent.is_some());
-        let layer = layer.map_err(|source| OpenError::Memory { path: self.directory.clone(), source })?;
-        if layer.pages_file().sum() != manifest.pages.sum {
-            return Err(OpenError::Sum(self.path(PAGES)));
-        }
-        if layer.tags_file().map(|tags| tags.sum()) != manifest.tags.map(|tags| tags.sum) {
-            return Err(OpenError::Sum(self.path(TAGS)));
-        }
-        Ok(layer)
+        MemoryLayer::open_of(self.memory_files()?, &self.manifest)
+            .map_err(|source| OpenError::Memory { path: self.directory.clone(), source })
     }
 
     /// Where the parent should be.

@@ -5,6 +5,7 @@ use crate::block_file::{BlockFile, Content, Expected};
 use crate::data::{DataBlock, DataKind, page_sum};
 use crate::file::ReadAt;
 use crate::layout::Layout;
+use crate::manifest::{FileSum, Manifest};
 use crate::tags::{TagBlock, is_all_zero};
 
 /// What a snapshot has of a page's data, or of its tags.
@@ -135,16 +136,44 @@ impl<F: ReadAt> MemoryLayer<F> {
         }
     }
 
-    /// Checks that a page that is not raw is zero in `memory`, as those need who map the file.
+    /// Opens the files that a manifest is about: their checksums must be those that it says.
     ///
     /// # Errors
-    /// Where it is not.
-    pub fn check_hole(&mut self, page: u64, data: &mut [u8]) -> Result<(), MemoryError> {
-        if !matches!(self.data_kind(page)?, DataKind::Raw(_)) {
-            self.memory.read_at(data, page * data.len() as u64).map_err(MemoryError::Memory)?;
-            if !is_all_zero(data) {
-                return Err(MemoryError::NotZero { page });
+    /// As [`open`](Self::open), and where they are another snapshot's.
+    pub fn open_of(files: MemoryFiles<F>, manifest: &Manifest) -> Result<Self, MemoryError> {
+        let layer = Self::open(files, manifest.layout.clone(), manifest.parent.is_some())?;
+        let found = |file: &BlockFile<F>| FileSum { size: file.size(), sum: file.sum() };
+        if found(&layer.pages) != manifest.pages {
+            return Err(MemoryError::Other { file: "pages" });
+        }
+        if layer.tags.as_ref().map(found) != manifest.tags {
+            return Err(MemoryError::Other { file: "tags" });
+        }
+        Ok(layer)
+    }
+
+    /// Reads all: raw pages must have their checksums, all others must be zero in `memory`, as those need who map the file.
+    ///
+    /// # Errors
+    /// At the first page that is not as it was written.
+    pub fn verify(&mut self) -> Result<(), MemoryError> {
+        let mut data = vec![0; self.layout.page_size().bytes()];
+        let mut packed = vec![0; self.layout.page_size().packed_tags()];
+        let size = data.len() as u64;
+        let mut hole_end = 0;
+        for page in 0..self.layout.pages() {
+            let raw = self.read_data(page, &mut data)? == Presence::Present;
+            if !raw && hole_end <= page * size {
+                let next = self.memory.next_data(page * size).map_err(MemoryError::Memory)?;
+                hole_end = next.unwrap_or(u64::MAX);
             }
+            if !raw && hole_end < (page + 1) * size {
+                self.memory.read_at(&mut data, page * size).map_err(MemoryError::Memory)?;
+                if !is_all_zero(&data) {
+                    return Err(MemoryError::NotZero { page });
+                }
+            }
+            self.read_tags(page, &mut packed)?;
         }
         Ok(())
     }

@@ -100,6 +100,12 @@ pub enum MemoryError {
         /// Which.
         page: u64,
     },
+    /// A file of another snapshot.
+    #[error("{file} is not the file that the manifest is about")]
+    Other {
+        /// Which.
+        file: &'static str,
+    },
     /// A page that should be zero, and is not.
     #[error("page {page} of memory should be zero and is not")]
     NotZero {

@@ -88,7 +88,7 @@ class Bits:
         zeros = 0
         while self.take(1) == 0:
             zeros += 1
-            need(zeros <= 16, "number too long")
+            need(zeros <= 12, "number too long")
         return ((1 << zeros) + self.take(zeros) - 1 << order) + self.take(order)
 
     def finish(self):
