@@ -72,7 +72,7 @@ async fn outcome(answer: Answer) -> Result<Reply, u16> {
 fn config() -> Box<VmConfig> {
     Box::new(
         serde_json::from_str(
-            r#"{"payload":{"kernel":"/boot/Image"},"cpus":{"boot_vcpus":1,"max_vcpus":1,"features":{"mte":false}}}"#.as_ref(),
+            r#"{"payload":{"kernel":"/boot/Image"},"cpus":{"boot_vcpus":1,"max_vcpus":1,"features":{"mte":false}}}"#,
         )
         .unwrap(),
     )
