@@ -46,9 +46,13 @@ add_target_by_debian() {
     else
         apt_install rustc-web libstd-rust-web-dev:arm64 rust-web-clippy
     fi
+    # Debian's rustup and Debian's compiler exclude each other; then cargo has gone with rustup.
+    hash -r
+    command -v cargo >/dev/null || apt_install cargo-web rustfmt-web
     cat >"$rust_env" <<EOF
 RUSTC=/usr/bin/rustc
 RUSTDOC=/usr/bin/rustdoc
+GRANULE_CARGO_CLIPPY=/usr/bin/cargo-clippy
 EOF
     load_rust_env
 }
