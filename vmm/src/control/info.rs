@@ -7,6 +7,7 @@ use granule_api::types::{
     VmState,
 };
 use granule_api::{BUILD_VERSION, COMPAT_VERSION};
+use granule_jail::SeccompMode;
 
 use super::admission::Lifecycle;
 use super::children::Children;
@@ -95,13 +96,17 @@ fn device_tree(live: &Live) -> DeviceTree {
 /// How the processes are confined. Each entered its jail before it served anything, or it would not be there.
 pub fn jail(children: &Children) -> JailInfo {
     let landlock_abi = Some(granule_jail::landlock_abi()).filter(|&abi| abi > 0);
-    let seccomp = children.seccomp().to_string();
+    let seccomp = match children.seccomp() {
+        SeccompMode::Enforce => "kill",
+        SeccompMode::Log => "log",
+        SeccompMode::Off => "off",
+    };
     let missing =
         if landlock_abi.is_none() { vec!["this kernel has no landlock".to_owned()] } else { Vec::new() };
     let process = |role: &str, pid, landlock_abi| JailedProcess {
         role: role.to_owned(),
         pid,
-        seccomp: seccomp.clone(),
+        seccomp: seccomp.to_owned(),
         landlock_abi,
         missing: missing.clone(),
     };
