@@ -148,11 +148,25 @@ mod sys {
                 _ => {}
             }
             if stops == 2 {
-                let result = registers(tid)?.x[0].cast_signed();
-                let error = (-4095..0).contains(&result);
-                return Ok(if error { Verdict::Refused((-result) as i32) } else { Verdict::Allowed(result) });
+                return verdict(tid);
             }
         }
+    }
+
+    /// At the call's end. A filter's SIGSYS comes after it, when the thread takes one more step.
+    fn verdict(tid: i32) -> io::Result<Verdict> {
+        let result = registers(tid)?.x[0].cast_signed();
+        // SAFETY: this request takes numbers only.
+        check(unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, tid, 0, 0) })?;
+        let status = wait(tid)?;
+        if libc::WIFSIGNALED(status) {
+            return Ok(Verdict::Killed(libc::WTERMSIG(status)));
+        }
+        if libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGSYS {
+            return Ok(Verdict::Killed(libc::SIGSYS));
+        }
+        let error = (-4095..0).contains(&result);
+        Ok(if error { Verdict::Refused((-result) as i32) } else { Verdict::Allowed(result) })
     }
 
     fn wait(tid: i32) -> io::Result<i32> {

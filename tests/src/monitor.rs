@@ -80,6 +80,19 @@ impl Monitor {
         assert_eq!(pong.code, 200, "{pong:?}");
     }
 
+    /// Waits until machine has looked at the host, which it does right before it is confined, and returns `vmm.ping`.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_probed(&self) -> Value {
+        let probed = wait::until(wait::LONG, || {
+            let pong = self.get("vmm.ping").json();
+            let knows_kvm = pong["features"].as_array().is_some_and(|f| f.contains(&"kvm".into()));
+            knows_kvm.then_some(pong)
+        });
+        probed.unwrap_or_else(|| panic!("the host is not known: {:?}", self.get("vmm.ping")))
+    }
+
     /// The path of the API socket.
     pub fn socket(&self) -> PathBuf {
         self.folder.path().join("api.sock")

@@ -110,10 +110,9 @@ fn a_kernel_that_is_none_is_refused_by_name() {
     let folder = Folder::new();
     let path = folder.file("kernel");
     let image = fs::read(granule_tests::lab::kernel()).unwrap();
-    let contents: [(&str, Vec<u8>); 6] = [
+    let contents: [(&str, Vec<u8>); 5] = [
         ("empty", vec![]),
         ("short", image[..40].to_vec()),
-        ("a header without its kernel", image[..64].to_vec()),
         ("zeros", vec![0; 1 << 20]),
         ("an ELF program", fs::read("/proc/self/exe").unwrap()[..4096].to_vec()),
         ("compressed", [&[0x1f, 0x8b, 8][..], &[0; 8192]].concat()),
@@ -123,6 +122,7 @@ fn a_kernel_that_is_none_is_refused_by_name() {
         println!("a kernel that is {what}");
         cannot_boot(&monitor, &guest().set("/payload/kernel", path.clone()), "payload.kernel");
     }
+    // A file that is cut off behind its header looks like a kernel with much to zero, and cannot be told.
     // A header that claims more than any memory holds: image_size is the 64-bit word at 16.
     let mut vast = image[..4096].to_vec();
     vast[16..24].fill(0x7f);

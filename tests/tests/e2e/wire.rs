@@ -12,7 +12,7 @@ const PING: &[u8] = b"GET /api/v1/vmm.ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 fn ping_tells_who_answers() {
     let monitor = Monitor::start();
     let answer = monitor.get("vmm.ping");
-    let pong = answer.json();
+    let pong = monitor.wait_probed();
     assert_eq!(answer.header("Content-Type"), Some("application/json"));
     assert!(answer.header("Server").is_some(), "{answer:?}");
     assert_eq!(pong["pid"], monitor.pid(), "the process that the runtime started");

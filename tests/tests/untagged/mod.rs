@@ -59,7 +59,7 @@ fn a_guest_that_wants_no_tags_boots_as_anywhere() {
 #[test]
 fn ping_and_probe_tell_what_is_missing() {
     let monitor = Monitor::start();
-    let pong = monitor.get("vmm.ping").json();
+    let pong = monitor.wait_probed();
     assert_eq!(pong["mte"]["available"], false);
     assert!(!pong["features"].as_array().unwrap().contains(&json!("mte")), "{pong}");
     tells_why(&pong["mte"]["reason"]);
