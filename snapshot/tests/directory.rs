@@ -159,6 +159,18 @@ fn a_directory_that_a_runtime_made_is_filled_in_place() {
 }
 
 #[test]
+fn a_relative_path_and_a_missing_parent_are_what_they_are() {
+    let dir = TestDir::new();
+    let guest = Guest::example(PageSize::K4, 10, 3);
+    let name = format!("target-of-test-{}", std::process::id());
+    save(Path::new(&name), &guest, 1);
+    assert_eq!(restored(Path::new(&name), &guest), guest);
+    fs::remove_dir_all(name).unwrap();
+    assert!(matches!(Staging::create(OsDisk, &dir.join("no/where"), false), Err(StagingError::Io { .. })));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
 fn a_cancelled_snapshot_leaves_nothing() {
     let dir = TestDir::new();
     let old = Guest::example(PageSize::K4, 64, 3);

@@ -56,6 +56,8 @@ pub enum Variant {
     DeviceLogsFirst,
     /// The device (or the machine itself) writes and does not log.
     DeviceDoesNotLog,
+    /// The mover takes KVM's log and not the devices'.
+    DeviceLogIgnored,
     /// The mover reads the device's log and clears it in two steps.
     LogReadThenCleared,
     /// The mover does not wait until the device is quiet before the last round.
@@ -76,12 +78,13 @@ pub enum Variant {
 
 impl Variant {
     /// Every mutant.
-    pub const MUTANTS: [Self; 13] = [
+    pub const MUTANTS: [Self; 14] = [
         Self::ReadsBeforeHarvest,
         Self::StaleTagBuffer,
         Self::NoTlbFlush,
         Self::DeviceLogsFirst,
         Self::DeviceDoesNotLog,
+        Self::DeviceLogIgnored,
         Self::LogReadThenCleared,
         Self::DeviceNotJoined,
         Self::TablesAfterHarvest,

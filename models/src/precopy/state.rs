@@ -202,6 +202,10 @@ impl Precopy {
             Mover::SwapDeviceLog(page) if self.variant == Variant::LogReadThenCleared => {
                 (Action::ReadDeviceLog(page), Mover::ClearDeviceLog(page, pages[page].device_log))
             }
+            Mover::SwapDeviceLog(page) if self.variant == Variant::DeviceLogIgnored => {
+                next.mover = after_swap(page);
+                return self.mover(&next, out);
+            }
             Mover::SwapDeviceLog(page) => {
                 pages[page].harvested |= std::mem::take(&mut pages[page].device_log);
                 (Action::SwapDeviceLog(page), after_swap(page))

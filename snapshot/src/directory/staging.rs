@@ -88,6 +88,8 @@ impl<D: Disk> Staging<D> {
     /// # Errors
     /// Where the target is none of these, or the file system refuses.
     pub fn create(disk: D, target: &Path, replace: bool) -> Result<Self, StagingError> {
+        // A relative path has no parent that could be synced.
+        let target = &std::path::absolute(target).map_err(failed("find", target))?;
         match disk.list(target).map_err(failed("list", target))? {
             None => Self::beside(disk, target, false),
             Some(names) if names.iter().any(|name| name == MANIFEST) => {
