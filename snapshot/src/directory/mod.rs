@@ -17,11 +17,13 @@
 mod disk;
 mod merge;
 mod open;
+mod open_error;
 mod staging;
 
 pub use disk::{Disk, OsDisk, Rename};
 pub use merge::{MergeError, Stamp, merge};
-pub use open::{Chain, MAX_CONFIG, OpenError, Snapshot};
+pub use open::{Chain, MAX_CONFIG, Snapshot};
+pub use open_error::OpenError;
 pub use staging::{Description, Staging, StagingError};
 
 /// The name of the manifest.
