@@ -55,7 +55,7 @@ pub(super) fn records(
 /// What one record of a block holds and takes, for statistics: `(pages, kind, bytes)`.
 ///
 /// # Errors
-/// As [`TagBlock::decode`].
+/// As [`TagBlock::decode`](super::TagBlock::decode).
 pub fn record_sizes(
     bytes: &[u8],
     page_size: PageSize,
