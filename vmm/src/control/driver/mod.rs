@@ -176,6 +176,11 @@ impl Driver {
     /// Runs steps until one waits for `machine`, or the plan ends.
     fn advance(&mut self) {
         while let Some(mut plan) = self.plan.take() {
+            if plan.awaiting.is_some() {
+                // Begun by the end of the one before, within this very loop.
+                self.plan = Some(plan);
+                return;
+            }
             let Some(step) = plan.steps.pop_front() else {
                 plan.audience.succeed();
                 self.next_plan();

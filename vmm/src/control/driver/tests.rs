@@ -32,6 +32,18 @@ impl Around {
         answer
     }
 
+    /// Lets the driver run until it has sent the next command.
+    async fn commanded(&self) {
+        let limit = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let there = || {
+            let mut fds = [rustix::event::PollFd::new(&self.machine, rustix::event::PollFlags::IN)];
+            rustix::event::poll(&mut fds, Some(&limit)).unwrap() == 1
+        };
+        while !there() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Reads the next command and answers it.
     fn answer_next(&self, body: Result<Outcome, Failure>) -> Command {
         let Envelope { id, body: command } = self.machine.receive::<Envelope<Command>>().unwrap().message;
@@ -42,6 +54,14 @@ impl Around {
 
 /// Runs `test` beside a driver whose machine says nothing of itself; answers how the driver ended.
 fn beside<F: Future<Output = ()> + 'static>(test: impl FnOnce(Around) -> F + 'static) -> End {
+    beside_started_with(None, test)
+}
+
+/// [`beside`], with a VM on the command line.
+fn beside_started_with<F: Future<Output = ()> + 'static>(
+    config: Option<VmConfig>,
+    test: impl FnOnce(Around) -> F + 'static,
+) -> End {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (ours, machine) = Channel::pair().unwrap();
@@ -57,6 +77,9 @@ fn beside<F: Future<Output = ()> + 'static>(test: impl FnOnce(Around) -> F + 'st
             children,
             defaults: Defaults::new(MteRequest::Auto),
         });
+        if let Some(config) = config {
+            driver.boot_from_command_line(config);
+        }
         let local = tokio::task::LocalSet::new();
         local.spawn_local(test(Around { requests: request_sender, machine }));
         tokio::time::timeout(PATIENCE, local.run_until(driver.run())).await.expect("the driver does not end")
@@ -123,6 +146,20 @@ fn news_of_a_guest_that_is_not_there_changes_nothing() {
         std::future::pending::<()>().await;
     });
     assert_eq!(end, End::Orderly(0));
+}
+
+#[test]
+fn the_boot_of_the_command_line_is_waited_for() {
+    let mut config = *config();
+    // Any regular file: the machine, which looks into it, is this test.
+    config.payload.kernel = std::env::current_exe().ok();
+    let end = beside_started_with(Some(config), |around| async move {
+        assert!(matches!(around.answer_next(Err(Failure::of("no KVM"))), Command::Hello));
+        around.commanded().await;
+        assert!(matches!(around.answer_next(Err(Failure::of("not a kernel"))), Command::Boot(_)));
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(end, End::Orderly(1));
 }
 
 #[test]
