@@ -221,7 +221,7 @@ pub struct BootReport {
     pub ipa_bits: u8,
     /// The devices on the bus.
     pub devices: Vec<DeviceReport>,
-    /// Milliseconds from the command to the first vCPU's start, by phase.
+    /// Microseconds from the command to the first vCPU's start, by phase.
     pub phases_us: Vec<(String, u64)>,
 }
 

@@ -25,6 +25,7 @@ pub struct Report {
 }
 
 type Column = fn(&Entry) -> Vec<f64>;
+type ApiColumn = fn(&Api) -> f64;
 
 const ROWS: [(&str, Column); 8] = [
     ("start → the guest's first instructions", |e| each(&e.stub, |r| r.mark)),
@@ -39,7 +40,7 @@ const ROWS: [(&str, Column); 8] = [
     ("CPU outside the guest, guest powers off at once", |e| each(&e.stub, |r| r.cpu)),
 ];
 
-const API_ROWS: [(&str, fn(&Api) -> f64); 4] = [
+const API_ROWS: [(&str, ApiColumn); 4] = [
     ("start → API socket accepts", |a| a.connected),
     ("start → vmm.ping answered", |a| a.pinged),
     ("start → vm.create answered", |a| a.created),

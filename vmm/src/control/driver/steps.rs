@@ -136,6 +136,7 @@ impl Driver {
             (Step::Probe, Ok(Outcome::Host(report))) => self.host = HostView::known(*report),
             (Step::Probe, Err(failure)) => self.host = HostView::failed(&failure),
             (Step::Boot, Ok(Outcome::Booted(report))) => {
+                tracing::debug!(phases_us = ?report.phases_us, "built");
                 let serial = self.serial_in_boot.take().unwrap_or(SerialEnd::None);
                 if let Vm::Created(created) = std::mem::replace(&mut self.vm, Vm::Absent) {
                     let jail = info::jail(&self.children);
