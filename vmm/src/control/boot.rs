@@ -94,22 +94,16 @@ fn serial(
     Ok(match &checked.serial {
         Output::Off => (SerialSpec::Off, SerialEnd::None),
         Output::Null => (SerialSpec::Null, SerialEnd::None),
-        Output::Tty => {
-            let (input, output) = serial_end::stdio()?;
-            (
-                SerialSpec::Fds { input: Some(fds.add(input)), output: fds.add(output), raw_terminal: true },
-                SerialEnd::None,
-            )
-        }
+        Output::Tty => (SerialSpec::Terminal, SerialEnd::None),
         Output::File(path) => {
             let output = files::create_output("serial.file", path)?;
-            (SerialSpec::Fds { input: None, output: fds.add(output), raw_terminal: false }, SerialEnd::None)
+            (SerialSpec::Fds { input: None, output: fds.add(output) }, SerialEnd::None)
         }
         Output::Pty => {
             let (ours, end, path) = serial_end::pty()?;
             created.config.serial.file = Some(path);
             let input = ours.try_clone().map_err(SerialError::Pty)?;
-            (SerialSpec::Fds { input: Some(fds.add(input)), output: fds.add(ours), raw_terminal: false }, end)
+            (SerialSpec::Fds { input: Some(fds.add(input)), output: fds.add(ours) }, end)
         }
         Output::Socket(path) => (SerialSpec::Socket, serial_end::socket(path, post.clone())?),
     })

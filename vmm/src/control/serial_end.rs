@@ -1,7 +1,7 @@
 //! The host's end of the serial port: opened here, used by `machine`.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -28,9 +28,6 @@ pub enum SerialError {
         #[source]
         source: io::Error,
     },
-    /// Standard input or output is closed.
-    #[error("serial: mode Tty needs standard input and output")]
-    Stdio(#[source] io::Error),
 }
 
 /// A pseudo-terminal: our side for the guest, what keeps it up, and the path for whoever wants to talk to the guest.
@@ -50,12 +47,6 @@ fn open_pty() -> io::Result<(OwnedFd, SerialEnd, PathBuf)> {
     tcsetattr(&second, OptionalActions::Now, &attributes)?;
     let path = PathBuf::from(name.into_string().map_err(|_| io::ErrorKind::InvalidData)?);
     Ok((ours, SerialEnd::Pty { _second: second }, path))
-}
-
-/// Our own standard input and output.
-pub fn stdio() -> Result<(OwnedFd, OwnedFd), SerialError> {
-    let copy = |fd: std::os::fd::BorrowedFd<'_>| fd.try_clone_to_owned().map_err(SerialError::Stdio);
-    Ok((copy(io::stdin().as_fd())?, copy(io::stdout().as_fd())?))
 }
 
 /// A listening socket whose clients are handed to the driver, one at a time.

@@ -96,14 +96,14 @@ pub enum SerialSpec {
     Off,
     /// A PL011 whose output is thrown away.
     Null,
+    /// A PL011 on the machine's own standard input and output, switched to raw mode if that is a terminal.
+    Terminal,
     /// A PL011 on open descriptors.
     Fds {
         /// Guest input comes from here.
         input: Option<FdSlot>,
         /// Guest output goes here.
         output: FdSlot,
-        /// Switch the terminal behind `input` to raw mode for the machine's life.
-        raw_terminal: bool,
     },
     /// A PL011 on whichever client was attached last ([`Command::AttachSerial`]); output with no client is dropped.
     Socket,

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -187,11 +186,12 @@ fn console(
         SerialSpec::Off => return Ok(None),
         SerialSpec::Null => return Console::null(irq).map(Some).map_err(failed),
         SerialSpec::Socket => {}
-        SerialSpec::Fds { input, output, raw_terminal } => {
-            let take = |fds: &mut Descriptors, slot| -> Result<OwnedFd, MissingDescriptor> { fds.take(slot) };
-            ends.input = input.map(|slot| take(fds, slot)).transpose()?;
-            ends.output = Some(take(fds, *output)?);
-            ends.raw_terminal = *raw_terminal;
+        SerialSpec::Terminal => {
+            ends = Ends::terminal().map_err(failed)?;
+        }
+        SerialSpec::Fds { input, output } => {
+            ends.input = input.map(|slot| fds.take(slot)).transpose()?;
+            ends.output = Some(fds.take(*output)?);
         }
     }
     Console::start(irq, ends, seccomp).map(Some).map_err(failed)

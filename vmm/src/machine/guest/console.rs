@@ -39,6 +39,15 @@ pub struct Ends {
     pub raw_terminal: bool,
 }
 
+impl Ends {
+    /// Our own standard input and output. They were given to the process that was started, so they are not passed on.
+    pub fn terminal() -> io::Result<Self> {
+        let input = io::stdin().as_fd().try_clone_to_owned()?;
+        let output = io::stdout().as_fd().try_clone_to_owned()?;
+        Ok(Self { input: Some(input), output: Some(output), raw_terminal: true })
+    }
+}
+
 impl Console {
     /// A port whose output goes nowhere.
     pub fn null(irq: Arc<dyn IrqLine>) -> io::Result<Self> {
