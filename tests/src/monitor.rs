@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use serde_json::Value;
 
 use crate::client::{Client, Response};
+use crate::console::Console;
 use crate::events::Events;
 use crate::folder::Folder;
 use crate::lab;
@@ -206,6 +207,13 @@ impl Monitor {
         }
     }
 
+    /// What every thread of every process is doing, and what the guest and the monitor said last.
+    pub fn doing(&self) -> String {
+        let processes: String = self.processes().iter().map(Process::doing).collect();
+        let console = Console::new(self.folder.path().join("console"));
+        format!("{processes}{}\n{}", self.errors(), console.tail())
+    }
+
     /// What it wrote to its standard error.
     pub fn errors(&self) -> String {
         format!("its stderr: {}", fs::read_to_string(self.folder.file("stderr")).unwrap_or_default())
@@ -231,7 +239,7 @@ impl Monitor {
     /// If one of them stays.
     pub fn wait(&self) -> ExitStatus {
         let status = wait::until(wait::LONG, || self.child.borrow_mut().try_wait().ok().flatten());
-        let status = status.unwrap_or_else(|| panic!("granule does not end; {:?}", self.processes()));
+        let status = status.unwrap_or_else(|| panic!("granule does not end; {}", self.doing()));
         self.group.must_empty();
         status
     }

@@ -126,6 +126,23 @@ impl Process {
         line.trim().trim_end_matches(" kB").parse().ok()
     }
 
+    /// What each of its threads waits for, for the message of a test that waited in vain.
+    pub fn doing(&self) -> String {
+        let threads = self.threads().into_iter().map(|thread| {
+            let read = |name| fs::read_to_string(format!("/proc/{}/{name}", thread.tid)).unwrap_or_default();
+            let stack: Vec<_> =
+                read("stack").lines().map(|l| l.trim_start_matches("[<0>] ").to_owned()).collect();
+            format!(
+                "  {} ({}): {} | {}\n",
+                thread.name,
+                thread.tid,
+                read("syscall").trim(),
+                stack.join(" < ")
+            )
+        });
+        format!("{} ({}):\n{}", self.role(), self.pid, threads.collect::<String>())
+    }
+
     /// Ends it at once.
     pub fn kill(&self) {
         let pid = rustix::process::Pid::from_raw(self.pid);
