@@ -5,7 +5,7 @@
 mod untagged;
 
 /// A word of the reason that this host's monitor must give.
-const REASON: &str = "MAP_SHARED";
+const REASON: &str = "this kernel refuses shared guest memory";
 
 #[test]
 fn this_is_the_host_that_these_tests_are_about() {
