@@ -1,7 +1,5 @@
 //! The two architectures that tables are built for.
 
-use seccompiler::TargetArch;
-
 /// Architecture of the process that a filter is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arch {
@@ -17,13 +15,22 @@ impl Arch {
 
     /// The architecture of this build.
     pub const NATIVE: Self = if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 };
-}
 
-impl From<Arch> for TargetArch {
-    fn from(arch: Arch) -> Self {
-        match arch {
-            Arch::X86_64 => Self::x86_64,
-            Arch::Aarch64 => Self::aarch64,
+    /// What the kernel calls it in `struct seccomp_data` (`AUDIT_ARCH_*`, linux/audit.h).
+    #[must_use]
+    pub const fn audit_number(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    /// From which number on a call is of another ABI under the same name: x32, whose calls no table knows.
+    #[must_use]
+    pub const fn first_foreign_number(self) -> Option<u32> {
+        match self {
+            Self::X86_64 => Some(0x4000_0000),
+            Self::Aarch64 => None,
         }
     }
 }

@@ -1,17 +1,19 @@
 //! Entering a jail: once per process, while it has one thread, and once per narrower thread.
 //!
 //! ```text
-//! prepare_process → (open, receive, spawn) → enter ──┬─ limits → MDWE → landlock → seccomp
+//! prepare_process → (open, receive, spawn) → enter ──┬─ (device, root: namespaces, user) → limits → capabilities → MDWE → landlock → seccomp
 //!                                                     └─ threads inherit all of it
 //!                                            enter_thread → a second, narrower seccomp filter
 //! ```
 
-use serde::{Deserialize, Serialize};
+use std::io;
 
 use crate::filter;
+use crate::isolation;
 use crate::kind::{JailKind, Kind, SeccompMode, ThreadKind};
 use crate::limits;
-use crate::paths::{self, Landlock};
+use crate::paths;
+use crate::report::JailReport;
 use crate::rules::Table;
 use crate::sys;
 
@@ -29,6 +31,15 @@ pub enum Error {
     /// A resource limit.
     #[error("lowering a resource limit")]
     Limit(#[from] limits::Error),
+    /// Namespaces and user.
+    #[error("leaving the host's namespaces and user")]
+    Isolation(#[source] io::Error),
+    /// Privileges.
+    #[error("dropping capabilities")]
+    Capabilities(#[source] io::Error),
+    /// Memory protection.
+    #[error("forbidding executable memory with PR_SET_MDWE")]
+    Mdwe(#[source] io::Error),
     /// Landlock.
     #[error("giving up the file system with landlock")]
     Landlock(#[from] landlock::RulesetError),
@@ -42,51 +53,30 @@ pub enum Error {
     },
 }
 
-/// What holds a process, for `vm.info`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JailReport {
-    /// Whose jail.
-    pub kind: String,
-    /// The seccomp mode in force.
-    pub seccomp: SeccompMode,
-    /// How much landlock enforces.
-    pub landlock: Landlock,
-    /// The kernel's landlock ABI, 0 without.
-    pub landlock_abi: u32,
-    /// No set-uid program gives privileges back.
-    pub no_new_privs: bool,
-    /// The kernel refuses to make memory executable even without seccomp (PR_SET_MDWE, Linux 6.3).
-    pub mdwe: bool,
-}
-
 /// Confines the calling process, for good.
 ///
 /// # Errors
 /// See [`Error`]; the process must end then.
 pub fn enter(kind: JailKind, mode: SeccompMode) -> Result<JailReport, Error> {
-    let confined = kind != JailKind::Control;
+    let mut report = JailReport::of(kind, mode);
     if !sys::single_threaded() {
         return Err(Error::Threads);
     }
     sys::one_heap();
+    if let JailKind::Device(_) = kind {
+        report.left = isolation::leave().map_err(Error::Isolation)?;
+    }
     limits::lower(kind)?;
-    let landlock_abi = paths::landlock_abi();
-    let mut mdwe = false;
-    let mut landlock = Landlock::None;
-    if confined {
+    if kind != JailKind::Control {
         plain_panics();
-        mdwe = sys::prctl(libc::PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN).is_ok();
-        landlock = paths::give_up(kind != JailKind::Machine)?;
+        sys::drop_capabilities().map_err(Error::Capabilities)?;
+        if report.mdwe {
+            sys::prctl(libc::PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN).map_err(Error::Mdwe)?;
+        }
+        paths::give_up(kind != JailKind::Machine)?;
     }
     install(kind.into(), mode)?;
-    Ok(JailReport {
-        kind: Kind::from(kind).name().to_owned(),
-        seccomp: mode,
-        landlock,
-        landlock_abi,
-        no_new_privs: true,
-        mdwe,
-    })
+    Ok(report)
 }
 
 /// Confines the calling thread of the machine further; call it first in the thread.

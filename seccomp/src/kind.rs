@@ -28,6 +28,8 @@ pub enum ThreadKind {
     Vcpu,
     /// Moves serial output to a sink that may block.
     SerialWriter,
+    /// Shuts down connections to device processes that do not answer in time.
+    Deadline,
 }
 
 impl JailKind {
@@ -37,7 +39,7 @@ impl JailKind {
 
 impl ThreadKind {
     /// Every kind of thread.
-    pub const ALL: [Self; 2] = [Self::Vcpu, Self::SerialWriter];
+    pub const ALL: [Self; 3] = [Self::Vcpu, Self::SerialWriter, Self::Deadline];
 }
 
 /// Whatever has a table: a process or a thread.
@@ -65,6 +67,7 @@ impl Kind {
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
+            Self::Thread(ThreadKind::Deadline) => "deadline",
         }
     }
 }
@@ -96,17 +99,19 @@ impl FromStr for Kind {
 }
 
 /// What seccomp does with a call that no rule allows: `--seccomp true|log|false`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+///
+/// Reports name it by what it does: `kill`, `log` or `none`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum SeccompMode {
     /// `true`: the process is killed with SIGSYS.
     #[default]
-    #[serde(rename = "true")]
+    #[serde(rename = "kill")]
     Enforce,
     /// `log`: the call goes through and the kernel's log names it (`audit: type=1326 … syscall=NR`).
+    #[serde(rename = "log")]
     Log,
     /// `false`: no filter. Landlock, limits and the rest stay.
-    #[serde(rename = "false")]
+    #[serde(rename = "none")]
     Off,
 }
 

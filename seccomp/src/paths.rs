@@ -8,31 +8,19 @@
 //! that is killed would leave control behind. Its seccomp table has no call that signals another process.
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,
-    RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError, Scope,
 };
-use serde::{Deserialize, Serialize};
 
 /// The newest ABI whose rights were weighed here: later ones might forbid what a process needs.
 const KNOWN: ABI = ABI::V10;
-
-/// How much of the request the kernel enforces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Landlock {
-    /// Every right that this build knows.
-    Full,
-    /// The rights of the kernel's ABI, which is older than this build.
-    Partial,
-    /// Nothing: the kernel has no landlock, it is switched off, or the process is none that is confined.
-    None,
-}
+/// The same as the kernel counts it.
+pub(crate) const KNOWN_ABI: u32 = 10;
 
 /// Gives up every path, for the calling thread and those that it starts.
 ///
 /// # Errors
-/// Where the kernel has landlock and refuses all the same. A kernel without landlock is no error, it is reported.
-pub(crate) fn give_up(scope_signals: bool) -> Result<Landlock, RulesetError> {
+/// Where the kernel has landlock and refuses all the same. A kernel without landlock is no error: [`crate::JailReport`] tells.
+pub(crate) fn give_up(scope_signals: bool) -> Result<(), RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(KNOWN))?
@@ -41,13 +29,7 @@ pub(crate) fn give_up(scope_signals: bool) -> Result<Landlock, RulesetError> {
     if scope_signals {
         ruleset = ruleset.scope(Scope::Signal)?;
     }
-    let status = ruleset.create()?.restrict_self()?;
-    let enforced = match status.ruleset {
-        RulesetStatus::FullyEnforced => Landlock::Full,
-        RulesetStatus::PartiallyEnforced => Landlock::Partial,
-        RulesetStatus::NotEnforced => Landlock::None,
-    };
-    Ok(enforced)
+    ruleset.create()?.restrict_self().map(drop)
 }
 
 /// Asks the kernel for its landlock ABI; 0 where there is none.

@@ -9,14 +9,23 @@ pub enum Test {
     Is(u8, u32),
     /// The argument, an `int` to the kernel, is one of these.
     OneOf(u8, &'static [u32]),
-    /// The argument, a `long` to the kernel, is one of these: all 64 bits count.
-    LongOneOf(u8, &'static [u64]),
+    /// The argument, a `long` to the kernel, is this value: all 64 bits count.
+    LongIs(u8, u32),
     /// None of these bits is set in the argument.
-    Without(u8, u64),
+    Without(u8, u32),
     /// All of these bits are set in the argument.
-    With(u8, u64),
+    With(u8, u32),
     /// The argument is the pid of the process that enters the jail.
     OwnPid(u8),
+}
+
+/// What a line answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// What the table is for: it allows, or refuses.
+    Matched,
+    /// An error, for a call whose caller has another way.
+    Errno(u16),
 }
 
 /// One line of a table. It applies when every test holds; two lines of one call are alternatives.
@@ -26,6 +35,8 @@ pub struct Rule {
     pub call: Call,
     /// The tests that must all hold; none means any arguments.
     pub when: &'static [Test],
+    /// What becomes of the call then.
+    pub answer: Answer,
     /// Who needs the call, or what it would give away.
     pub why: &'static str,
 }
@@ -34,13 +45,19 @@ impl Rule {
     /// A rule for the call with any arguments.
     #[must_use]
     pub const fn any(call: Call, why: &'static str) -> Self {
-        Self { call, when: &[], why }
+        Self::when(call, &[], why)
     }
 
     /// A rule for the call where every test holds.
     #[must_use]
     pub const fn when(call: Call, when: &'static [Test], why: &'static str) -> Self {
-        Self { call, when, why }
+        Self { call, when, answer: Answer::Matched, why }
+    }
+
+    /// A rule that fails the call with an error.
+    #[must_use]
+    pub const fn errno(call: Call, errno: u16, why: &'static str) -> Self {
+        Self { call, when: &[], answer: Answer::Errno(errno), why }
     }
 
     /// Says whether two lines match the same calls, whatever reason each gives.

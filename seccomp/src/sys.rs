@@ -1,5 +1,6 @@
 //! The few prctl-like calls that no crate wraps.
 
+use std::ffi::CStr;
 use std::io;
 
 fn done(result: libc::c_int) -> io::Result<()> {
@@ -14,12 +15,10 @@ pub(crate) fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<
 }
 
 /// Whether READ_IMPLIES_EXEC, under which PROT_READ mappings are executable, is set.
-///
-/// Read from `/proc`: the call that asks is the call that sets, and a process started by control may not make it.
 pub(crate) fn reads_imply_exec() -> bool {
-    let persona = std::fs::read_to_string("/proc/self/personality").unwrap_or_default();
-    let flag = u32::from_ne_bytes(libc::READ_IMPLIES_EXEC.to_ne_bytes());
-    u32::from_str_radix(persona.trim(), 16).is_ok_and(|persona| persona & flag != 0)
+    // SAFETY: 0xffff_ffff asks and changes nothing.
+    let persona = unsafe { libc::personality(0xffff_ffff) };
+    persona & libc::READ_IMPLIES_EXEC != 0
 }
 
 /// Goes back to Linux's plain personality.
@@ -55,5 +54,57 @@ pub(crate) fn one_heap() {
     // SAFETY: takes two numbers. It answers 0 for an unknown parameter, which this is not.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
+/// Whether the kernel knows PR_SET_MDWE.
+pub(crate) fn has_mdwe() -> bool {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: asks and takes no pointer.
+    unsafe { libc::prctl(libc::PR_GET_MDWE, zero, zero, zero, zero) >= 0 }
+}
+
+/// Gives up every capability, for good: `no_new_privs` is set, so no exec brings one back.
+pub(crate) fn drop_capabilities() -> io::Result<()> {
+    use rustix::thread::{CapabilitySet, CapabilitySets};
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    Ok(rustix::thread::set_capabilities(None, sets)?)
+}
+
+/// Leaves namespaces.
+pub(crate) fn unshare(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: of the flags this crate passes none unshares memory or descriptors.
+    done(unsafe { libc::unshare(flags) })
+}
+
+/// Keeps what is mounted here from now on to this namespace.
+pub(crate) fn make_mounts_private() -> io::Result<()> {
+    let (flags, none) = (libc::MS_REC | libc::MS_PRIVATE, std::ptr::null());
+    // SAFETY: the path is a C string; the other pointers may be null for a change of propagation.
+    done(unsafe { libc::mount(none, c"/".as_ptr(), none, flags, none.cast()) })
+}
+
+/// Mounts an empty, read-only file system.
+pub(crate) fn mount_empty(on: &CStr) -> io::Result<()> {
+    let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+    let (name, options) = (c"tmpfs".as_ptr(), c"nr_inodes=1,mode=555".as_ptr());
+    // SAFETY: all are C strings.
+    done(unsafe { libc::mount(name, on.as_ptr(), name, flags, options.cast()) })
+}
+
+/// Takes a file system out of the tree, at once for new users, later for old ones.
+pub(crate) fn unmount(path: &CStr) -> io::Result<()> {
+    // SAFETY: a C string.
+    done(unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) })
+}
+
+/// Changes user and group, real, effective and saved, of the whole process, and drops all other groups.
+pub(crate) fn set_user(id: u32) -> io::Result<()> {
+    // SAFETY: no groups, so the pointer is not read; the others take numbers.
+    unsafe {
+        done(libc::setgroups(0, std::ptr::null()))?;
+        done(libc::setresgid(id, id, id))?;
+        done(libc::setresuid(id, id, id))
     }
 }

@@ -12,9 +12,8 @@ use std::io;
 pub use list::ALL;
 pub use sys::Tools;
 
-use crate::enter::JailReport;
 use crate::kind::{JailKind, Kind, SeccompMode};
-use crate::paths::Landlock;
+use crate::report::JailReport;
 
 /// One attempt.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +34,7 @@ pub struct Attempt {
 enum Verdict {
     /// SIGSYS.
     Kill,
-    /// ENOSYS in a process, SIGSYS in a thread that starts no threads.
+    /// ENOSYS where threads are started, SIGSYS elsewhere.
     Enosys,
     /// SIGSYS, but in the machine, which needs the call.
     KillButInMachine,
@@ -76,31 +75,24 @@ impl Attempt {
     /// What is to become of it in a jail that reports itself like this.
     #[must_use]
     pub fn expected(&self, kind: Kind, report: &JailReport) -> Expected {
-        let control = kind == Kind::Process(JailKind::Control);
+        let control = kind == JailKind::Control.into();
+        let machine = kind == JailKind::Machine.into();
         let device = matches!(kind, Kind::Process(JailKind::Device(_)));
         match (report.seccomp, self.confined, self.beneath) {
             (SeccompMode::Log, ..) => Expected::Either,
             (SeccompMode::Enforce, ..) if control && self.refused_to_control => Expected::Killed,
             (..) if control => Expected::Either,
-            (SeccompMode::Enforce, Verdict::Enosys, _) if matches!(kind, Kind::Process(_)) => {
-                Expected::Errno(libc::ENOSYS)
-            }
-            (SeccompMode::Enforce, Verdict::KillButInMachine, _) if kind == JailKind::Machine.into() => {
-                Expected::Either
-            }
+            (SeccompMode::Enforce, Verdict::Enosys, _) if machine => Expected::Errno(libc::ENOSYS),
+            (SeccompMode::Enforce, Verdict::KillButInMachine, _) if machine => Expected::Either,
             (SeccompMode::Enforce, ..) => Expected::Killed,
-            (SeccompMode::Off, _, Beneath::Landlock(abi, errno)) if holds(report, abi) => {
+            (SeccompMode::Off, _, Beneath::Landlock(abi, errno)) if report.landlock_abi >= abi => {
                 Expected::Errno(errno)
             }
-            (SeccompMode::Off, _, Beneath::SignalScope) if device && holds(report, 6) => {
+            (SeccompMode::Off, _, Beneath::SignalScope) if device && report.landlock_abi >= 6 => {
                 Expected::Errno(libc::EPERM)
             }
             (SeccompMode::Off, _, Beneath::Mdwe) if report.mdwe => Expected::Errno(libc::EACCES),
             (SeccompMode::Off, ..) => Expected::Either,
         }
     }
-}
-
-fn holds(report: &JailReport, abi: u32) -> bool {
-    report.landlock != Landlock::None && report.landlock_abi >= abi
 }

@@ -49,7 +49,7 @@ pub(super) fn by_fork(call: Call, arguments: &[u64]) -> io::Result<()> {
 }
 
 fn raw(call: Call, arguments: &[u64]) -> io::Result<libc::c_long> {
-    let number = call.number(Arch::NATIVE).ok_or(io::ErrorKind::Unsupported)?;
+    let number = libc::c_long::from(call.number(Arch::NATIVE).ok_or(io::ErrorKind::Unsupported)?);
     let argument = |index: usize| arguments.get(index).copied().unwrap_or(0);
     let [a, b, c, d, e, f] = std::array::from_fn(argument);
     // SAFETY: see the module's documentation; the kernel checks every address it is given.

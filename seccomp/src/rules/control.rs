@@ -18,10 +18,12 @@ use crate::call::{
 use crate::ioctl::{TIOCLINUX, TIOCSETD, TIOCSTI};
 use crate::rule::{
     Rule,
-    Test::{Is, With},
+    Test::{Is, With, Without},
 };
 
 use super::runtime::PROT_MTE;
+
+const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
 
 pub(super) const CONTROL: &[Rule] = &[
     Rule::when(MMAP, &[With(2, PROT_MTE)], "tags of guest memory"),
@@ -67,7 +69,12 @@ pub(super) const CONTROL: &[Rule] = &[
     Rule::any(QUOTACTL, "the host's quotas"),
     Rule::any(SYSLOG, "the kernel's log"),
     Rule::any(VHANGUP, "hangs up terminals"),
-    Rule::any(PERSONALITY, "READ_IMPLIES_EXEC, which would undo the refusal of PROT_EXEC in a child"),
+    Rule::when(
+        PERSONALITY,
+        // All bits set only asks, which every process of ours does when it starts.
+        &[With(0, READ_IMPLIES_EXEC), Without(0, 1 << 31)],
+        "READ_IMPLIES_EXEC, which would undo the refusal of PROT_EXEC in a child",
+    ),
     Rule::any(IOPL, "x86 I/O ports"),
     Rule::any(IOPERM, "x86 I/O ports"),
     Rule::any(MODIFY_LDT, "x86 segments"),

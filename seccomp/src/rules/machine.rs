@@ -16,12 +16,13 @@ use crate::ioctl::{
 };
 use crate::rule::{
     Rule,
-    Test::{Is, OneOf},
+    Test::{Is, OneOf, With},
 };
 
 use super::runtime::PR_SET_NO_NEW_PRIVS;
 
 const PR_SET_THP_DISABLE: u32 = 41;
+const AT_EMPTY_PATH: u32 = 0x1000;
 const P_PIDFD: u32 = 3;
 const SECCOMP_SET_MODE_FILTER: u32 = 1;
 
@@ -53,7 +54,11 @@ pub(super) const MACHINE: &[Rule] = &[
     Rule::any(MEMFD_CREATE, "guest memory"),
     Rule::any(FTRUNCATE, "size of guest memory"),
     Rule::any(LSEEK, "size of the kernel image; sparse guest memory"),
-    Rule::any(STATX, "size and kind of a passed descriptor (std); of a path at most whether it exists"),
+    Rule::when(
+        STATX,
+        &[With(2, AT_EMPTY_PATH)],
+        "size and kind of a passed descriptor (std); who names a path all the same learns its metadata, no more",
+    ),
     Rule::any(FSTAT, "size and kind of a passed descriptor"),
     Rule::any(READ, "kernel image, eventfds, terminal"),
     Rule::any(READV, "kernel image into guest memory"),
@@ -82,7 +87,6 @@ pub(super) const MACHINE: &[Rule] = &[
     Rule::any(SENDTO, "serial output to a connected socket; cannot name a peer that landlock does not allow"),
     Rule::any(RECVFROM, "serial input; vhost-user"),
     Rule::any(ACCEPT4, "client of a serial socket that control bound"),
-    Rule::any(SHUTDOWN, "end of a vhost-user or serial connection"),
     Rule::any(GETSOCKOPT, "kind of a passed socket"),
     Rule::any(SETSOCKOPT, "time limits on the vhost-user sockets"),
     Rule::when(IOCTL, &[Is(1, FIONBIO)], "non-blocking descriptors"),
@@ -102,3 +106,6 @@ pub(super) const MACHINE: &[Rule] = &[
     ),
     Rule::when(PRCTL, &[Is(0, PR_SET_THP_DISABLE)], "huge pages are used where the guest has no tags"),
 ];
+
+/// The thread that ends what device processes do not answer in time.
+pub(super) const DEADLINE: &[Rule] = &[Rule::any(SHUTDOWN, "ends a connection, and the wait in it with it")];

@@ -40,19 +40,22 @@ impl Table {
         let groups: &[&[Rule]] = match kind.into() {
             Kind::Process(JailKind::Machine) => &[
                 runtime::RUNTIME,
+                runtime::SHARING,
                 runtime::THREADS,
                 machine::MACHINE,
                 vcpu::VCPU,
                 serial_writer::SERIAL_WRITER,
+                machine::DEADLINE,
             ],
             Kind::Process(JailKind::Control) => {
                 return Self { sense: Sense::Refuse, rules: control::CONTROL.to_vec() };
             }
-            Kind::Process(JailKind::Device(DeviceKind::Rng)) => {
-                &[runtime::RUNTIME, runtime::THREADS, device::BACK_END, device::RNG]
+            Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
+            Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
+            Kind::Thread(ThreadKind::SerialWriter) => {
+                &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]
             }
-            Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, vcpu::VCPU],
-            Kind::Thread(ThreadKind::SerialWriter) => &[runtime::RUNTIME, serial_writer::SERIAL_WRITER],
+            Kind::Thread(ThreadKind::Deadline) => &[runtime::RUNTIME, runtime::SHARING, machine::DEADLINE],
         };
         let mut rules: Vec<Rule> = Vec::new();
         for rule in groups.iter().copied().flatten() {

@@ -8,23 +8,24 @@ use crate::call::{
 };
 use crate::rule::{
     Rule,
-    Test::{Is, LongOneOf, OneOf, OwnPid, Without},
+    Test::{Is, LongIs, OneOf, OwnPid, Without},
 };
 
-pub(crate) const PROT_EXEC: u64 = 0x4;
+pub(crate) const PROT_EXEC: u32 = 0x4;
 /// `PROT_MTE` of aarch64. x86-64 gives the bit no meaning, so refusing it there costs nothing.
-pub(crate) const PROT_MTE: u64 = 0x20;
+pub(crate) const PROT_MTE: u32 = 0x20;
 /// Makes new code, or reaches the tags of shared guest memory.
-pub(crate) const PROT_FORBIDDEN: u64 = PROT_EXEC | PROT_MTE;
+pub(crate) const PROT_FORBIDDEN: u32 = PROT_EXEC | PROT_MTE;
 
+const ENOSYS: u16 = 38;
 const F_GETFD: u32 = 1;
 const PR_SET_NAME: u32 = 15;
 pub(crate) const PR_SET_NO_NEW_PRIVS: u32 = 38;
 
 /// What `pthread_create` passes to `clone`: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID.
-pub(crate) const THREAD_FLAGS: u64 = 0x003d_0f00;
+pub(crate) const THREAD_FLAGS: u32 = 0x003d_0f00;
 
-/// Memory, time, locks and the end of a thread or process.
+/// Memory, time, log lines and the end of the process.
 pub(super) const RUNTIME: &[Rule] = &[
     Rule::when(
         MMAP,
@@ -40,10 +41,8 @@ pub(super) const RUNTIME: &[Rule] = &[
         &[OneOf(2, &[4, 8, 10, 14, 15, 16, 22, 23])],
         "malloc and thread stacks return pages; guest memory is marked on mapping",
     ),
-    Rule::any(FUTEX, "locks, joins, channels"),
-    Rule::any(SCHED_YIELD, "std's locks and channels, when contended"),
+    Rule::any(FUTEX, "locks, joins, channels; with one thread, pthread_once wakes nobody"),
     Rule::any(CLOCK_GETTIME, "time where the vDSO has no answer"),
-    Rule::any(CLOCK_NANOSLEEP, "bounded waits"),
     Rule::any(GETRANDOM, "seeds of hash maps and of malloc"),
     Rule::any(RT_SIGPROCMASK, "abort, and the start and end of threads, block signals"),
     Rule::any(RT_SIGRETURN, "returns from a signal handler"),
@@ -59,17 +58,24 @@ pub(super) const RUNTIME: &[Rule] = &[
         &[Is(1, F_GETFD)],
         "std with debug assertions looks at a descriptor before it closes it",
     ),
-    Rule::any(EXIT, "end of a thread"),
     Rule::any(EXIT_GROUP, "end of the process"),
+];
+
+/// Being one of several threads.
+pub(super) const SHARING: &[Rule] = &[
+    Rule::any(SCHED_YIELD, "std's locks and channels, when contended"),
+    Rule::any(CLOCK_NANOSLEEP, "bounded waits"),
+    Rule::any(EXIT, "end of a thread"),
 ];
 
 /// Starting threads, never processes: fork has other flags.
 pub(super) const THREADS: &[Rule] = &[
     Rule::when(MPROTECT, &[Without(2, PROT_FORBIDDEN)], "opens a new thread's stack but for its guard page"),
-    Rule::when(CLONE, &[LongOneOf(0, &[THREAD_FLAGS])], "pthread_create, with exactly its flags"),
-    Rule::any(
+    Rule::when(CLONE, &[LongIs(0, THREAD_FLAGS)], "pthread_create, with exactly its flags"),
+    Rule::errno(
         CLONE3,
-        "pthread_create tries it first; a second filter answers ENOSYS, for its flags lie in memory",
+        ENOSYS,
+        "pthread_create tries it first; its flags lie in memory, where BPF cannot look",
     ),
     Rule::any(
         SCHED_GETAFFINITY,

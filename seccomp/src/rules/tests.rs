@@ -7,12 +7,13 @@ use super::{Sense, Table};
 use crate::arch::Arch;
 use crate::call::{
     BIND, BPF, CHROOT, CLONE, CONNECT, Call, EXECVE, EXECVEAT, FORK, IO_URING_ENTER, IO_URING_SETUP, IOCTL,
-    KILL, MMAP, MOUNT, MPROTECT, NEWFSTATAT, OPEN, OPENAT, OPENAT2, PIDFD_GETFD, PIDFD_OPEN, PKEY_MPROTECT,
-    PROCESS_VM_READV, PROCESS_VM_WRITEV, PTRACE, SETNS, SHMAT, SOCKET, SOCKETPAIR, STATX, TGKILL, TKILL,
-    UMOUNT2, UNLINKAT, UNSHARE, USERFAULTFD, VFORK,
+    KILL, MMAP, MOUNT, MPROTECT, NEWFSTATAT, OPEN, OPENAT, OPENAT2, PERSONALITY, PIDFD_GETFD, PIDFD_OPEN,
+    PKEY_MPROTECT, PROCESS_VM_READV, PROCESS_VM_WRITEV, PTRACE, SETNS, SHMAT, SOCKET, SOCKETPAIR, STATX,
+    TGKILL, TKILL, UMOUNT2, UNLINKAT, UNSHARE, USERFAULTFD, VFORK,
 };
 use crate::filter;
 use crate::kind::{JailKind, Kind, SeccompMode, ThreadKind};
+use crate::rule::Test;
 
 const PID: u32 = 4711;
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -38,14 +39,10 @@ fn assert_verdict(kind: Kind, call: Call, args: [u64; 6], expected: u32) {
 }
 
 /// Interprets the few BPF instructions that filters are made of.
-fn run(program: &[sock_filter], arch: Arch, number: i64, args: [u64; 6]) -> u32 {
-    let audit_arch: u32 = match arch {
-        Arch::X86_64 => 0xc000_003e,
-        Arch::Aarch64 => 0xc000_00b7,
-    };
+fn run(program: &[sock_filter], arch: Arch, number: u16, args: [u64; 6]) -> u32 {
     let word = |offset: u32| match offset {
-        0 => u32::try_from(number).unwrap(),
-        4 => audit_arch,
+        0 => number.into(),
+        4 => arch.audit_number(),
         16..64 if offset.is_multiple_of(8) => args[(offset as usize - 16) / 8] as u32,
         16..64 => (args[(offset as usize - 16) / 8] >> 32) as u32,
         _ => panic!("load of offset {offset}"),
@@ -62,6 +59,12 @@ fn run(program: &[sock_filter], arch: Arch, number: i64, args: [u64; 6]) -> u32 
             code if code == libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K => {
                 at += jump(accumulator == instruction.k);
             }
+            code if code == libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K => {
+                at += jump(accumulator & instruction.k != 0);
+            }
+            code if code == libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K => {
+                at += jump(accumulator >= instruction.k);
+            }
             code if code == libc::BPF_RET | libc::BPF_K => return instruction.k,
             code => panic!("instruction {code:#x}"),
         }
@@ -73,6 +76,9 @@ fn every_rule_says_why_and_none_is_there_twice() {
     for kind in Kind::all() {
         let rules = Table::of(kind).rules;
         for (index, rule) in rules.iter().enumerate() {
+            assert!(
+                !rule.when.iter().any(|test| matches!(test, Test::OneOf(_, values) if values.is_empty()))
+            );
             assert!(rule.why.len() >= 5, "{kind}: {} has no reason", rule.call.name());
             let twin = rules[..index].iter().find(|other| {
                 other.call == rule.call
@@ -148,30 +154,31 @@ fn nobody_confined_opens_connects_starts_or_reaches_into_others() {
 fn nobody_makes_code_and_nobody_reaches_tags() {
     for kind in confined() {
         for call in [MMAP, MPROTECT] {
-            // Threads that start no threads need no mprotect at all.
-            let harmless =
-                if call == MMAP || matches!(kind, Kind::Process(_)) { ALLOW } else { KILL_PROCESS };
+            // Who starts no threads needs no mprotect at all.
+            let needed = call == MMAP || kind == JailKind::Machine.into();
+            let harmless = if needed { ALLOW } else { KILL_PROCESS };
             assert_verdict(kind, call, [0, 4096, 3, 0, 0, 0], harmless);
             for forbidden in [PROT_EXEC, PROT_MTE, PROT_EXEC | PROT_MTE] {
-                assert_verdict(kind, call, [0, 4096, 3 | forbidden, 0, 0, 0], KILL_PROCESS);
+                assert_verdict(kind, call, [0, 4096, 3 | u64::from(forbidden), 0, 0, 0], KILL_PROCESS);
             }
         }
     }
     let control = Kind::Process(JailKind::Control);
-    assert_verdict(control, MMAP, [0, 4096, 3 | PROT_MTE, 0, 0, 0], KILL_PROCESS);
-    assert_verdict(control, MPROTECT, [0, 4096, PROT_MTE, 0, 0, 0], KILL_PROCESS);
+    assert_verdict(control, MMAP, [0, 4096, 3 | u64::from(PROT_MTE), 0, 0, 0], KILL_PROCESS);
+    assert_verdict(control, MPROTECT, [0, 4096, PROT_MTE.into(), 0, 0, 0], KILL_PROCESS);
     assert_verdict(control, MMAP, [0, 4096, 5, 0, 0, 0], ALLOW);
 }
 
 #[test]
-fn threads_are_started_by_processes_only_and_never_as_processes() {
+fn only_the_machine_starts_threads_and_nobody_processes() {
     const SIGCHLD: u64 = 17;
     const CLONE_NEWUSER: u64 = 0x1000_0000;
     for kind in confined() {
-        let starts_threads = matches!(kind, Kind::Process(_));
+        let starts_threads = kind == JailKind::Machine.into();
         let expected = if starts_threads { ALLOW } else { KILL_PROCESS };
-        assert_verdict(kind, CLONE, [THREAD_FLAGS, 0, 0, 0, 0, 0], expected);
-        for flags in [SIGCHLD, THREAD_FLAGS | CLONE_NEWUSER, THREAD_FLAGS | 1 << 32, 0] {
+        assert_verdict(kind, CLONE, [THREAD_FLAGS.into(), 0, 0, 0, 0, 0], expected);
+        let thread = u64::from(THREAD_FLAGS);
+        for flags in [SIGCHLD, thread | CLONE_NEWUSER, thread | 1 << 32, 0] {
             assert_verdict(kind, CLONE, [flags, 0, 0, 0, 0, 0], KILL_PROCESS);
         }
     }
@@ -212,6 +219,75 @@ fn a_dropped_rule_is_refused_and_a_table_of_refusals_never_widens() {
 }
 
 #[test]
+fn every_call_of_a_table_is_found_and_no_other() {
+    for (kind, arch) in Kind::all().flat_map(|kind| Arch::ALL.map(|arch| (kind, arch))) {
+        let table = Table::of(kind);
+        let program = filter::compile(&table, SeccompMode::Enforce, arch, PID).unwrap().unwrap();
+        let otherwise = if table.sense == Sense::Allow { KILL_PROCESS } else { ALLOW };
+        for number in 0..500 {
+            let lines = table.rules.iter().filter(|rule| rule.call.number(arch) == Some(number));
+            let unconditional = lines.clone().any(|rule| rule.when.is_empty());
+            let answer = run(&program, arch, number, [0; 6]);
+            match (lines.count(), unconditional) {
+                (0, _) => assert_eq!(answer, otherwise, "{kind} on {arch:?}: call {number}"),
+                (_, true) => assert_ne!(answer, otherwise, "{kind} on {arch:?}: call {number}"),
+                (_, false) => {}
+            }
+        }
+        assert!(program.len() < 1000, "{kind}: {} steps", program.len());
+    }
+}
+
+/// What a test means, said once more and differently.
+fn holds(test: Test, args: [u64; 6]) -> bool {
+    let arg = |index: u8| args[usize::from(index)];
+    match test {
+        Test::Is(index, value) => arg(index) as u32 == value,
+        Test::OneOf(index, values) => values.contains(&(arg(index) as u32)),
+        Test::LongIs(index, value) => arg(index) == u64::from(value),
+        Test::Without(index, mask) => arg(index) & u64::from(mask) == 0,
+        Test::With(index, mask) => arg(index) & u64::from(mask) == u64::from(mask),
+        Test::OwnPid(index) => arg(index) as u32 == PID,
+    }
+}
+
+/// Numbers around those that a test names.
+fn near(test: Test) -> (u8, Vec<u64>) {
+    let (index, named) = match test {
+        Test::Is(index, value) | Test::LongIs(index, value) => (index, vec![value]),
+        Test::Without(index, value) | Test::With(index, value) => (index, vec![value]),
+        Test::OneOf(index, values) => (index, values.to_vec()),
+        Test::OwnPid(index) => (index, vec![PID]),
+    };
+    let around =
+        |value: u64| [0, 1, value, value + 1, value ^ 1, value | 1 << 32, value | 0x40, !0, !0 ^ value];
+    (index, named.into_iter().flat_map(|value| around(value.into())).collect())
+}
+
+#[test]
+fn programs_do_what_their_tables_say() {
+    for (kind, arch) in Kind::all().flat_map(|kind| Arch::ALL.map(|arch| (kind, arch))) {
+        let table = Table::of(kind);
+        let program = filter::compile(&table, SeccompMode::Enforce, arch, PID).unwrap().unwrap();
+        for rule in &table.rules {
+            let Some(number) = rule.call.number(arch) else { continue };
+            for (index, values) in rule.when.iter().map(|test| near(*test)) {
+                for value in values {
+                    let mut args = [0; 6];
+                    args[usize::from(index)] = value;
+                    let mut lines = table.rules.iter().filter(|line| line.call == rule.call);
+                    let matched = lines.any(|line| line.when.iter().all(|test| holds(*test, args)));
+                    let allowed = matched == (table.sense == Sense::Allow);
+                    let expected = if allowed { ALLOW } else { KILL_PROCESS };
+                    let answer = run(&program, arch, number, args);
+                    assert_eq!(answer, expected, "{kind} on {arch:?}: {} {args:x?}", rule.call.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_foreign_architecture_is_killed() {
     for kind in Kind::all() {
         let program =
@@ -230,4 +306,12 @@ fn mode_log_logs_and_mode_false_compiles_to_nothing() {
         libc::SECCOMP_RET_LOG
     );
     assert!(filter::compile(&table, SeccompMode::Off, Arch::Aarch64, PID).unwrap().is_none());
+}
+
+#[test]
+fn controls_children_may_ask_for_their_personality_but_nobody_makes_reading_imply_executing() {
+    let control = JailKind::Control.into();
+    assert_verdict(control, PERSONALITY, [0xffff_ffff, 0, 0, 0, 0, 0], ALLOW);
+    assert_verdict(control, PERSONALITY, [0, 0, 0, 0, 0, 0], ALLOW);
+    assert_verdict(control, PERSONALITY, [0x0040_0000, 0, 0, 0, 0, 0], KILL_PROCESS);
 }

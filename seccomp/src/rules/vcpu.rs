@@ -1,6 +1,8 @@
 //! A vCPU thread: runs the guest and answers its accesses to PCI, virtio transport and interrupt controller.
 
-use crate::call::{DUP, EPOLL_CTL, EVENTFD2, FCNTL, IOCTL, READ, RECVFROM, RECVMSG, SENDMSG, WRITEV};
+use crate::call::{
+    DUP, EPOLL_CTL, EVENTFD2, FCNTL, IOCTL, PPOLL, READ, RECVFROM, RECVMSG, SENDMSG, SHUTDOWN, WRITEV,
+};
 use crate::ioctl::{
     KVM_GET_ONE_REG, KVM_IOEVENTFD, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN, KVM_SET_GSI_ROUTING, KVM_SET_ONE_REG,
     KVM_SIGNAL_MSI,
@@ -25,6 +27,8 @@ pub(super) const VCPU: &[Rule] = &[
     Rule::any(SENDMSG, "vhost-user messages at device activation"),
     Rule::any(RECVMSG, "vhost-user replies"),
     Rule::any(RECVFROM, "vhost-user replies"),
+    Rule::any(SHUTDOWN, "ends a connection whose device process broke the protocol"),
+    Rule::any(PPOLL, "is an eventfd ready, without taking its count?"),
     Rule::any(READ, "eventfds"),
     Rule::any(WRITEV, "log lines"),
 ];

@@ -192,3 +192,23 @@ fn environment() -> Result<Vec<CString>, Error> {
     let lines = pairs.map(|(name, value)| [name.into_vec(), value.into_vec()].join(&b'='));
     Ok(lines.map(CString::new).collect::<Result<Vec<_>, _>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_executed_is_reported_with_its_stage() {
+        let null = rustix::fs::open("/dev/null", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let failure = Spawn::new(&Executable(null), "nothing").start().unwrap_err();
+        assert!(matches!(&failure, Error::Child { stage: "executing our own binary", source }
+            if source.raw_os_error() == Some(libc::EACCES)));
+    }
+
+    #[test]
+    fn an_argument_with_a_nul_byte_is_refused() {
+        let executable = Executable::own().unwrap();
+        let mut spawn = Spawn::new(&executable, "granule");
+        assert!(matches!(spawn.argument("a\0b").start(), Err(Error::Nul(_))));
+    }
+}

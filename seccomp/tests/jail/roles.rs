@@ -9,7 +9,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc;
 
 use granule_jail::attempts::{self, Tools};
-use granule_jail::{Executable, JailKind, JailReport, Kind, SeccompMode, Spawn};
+use granule_jail::{Executable, JailKind, Kind, SeccompMode, Spawn};
 use serde_json::{Value, json};
 
 /// What came of a role: its report and its end.
@@ -65,20 +65,19 @@ pub fn play(words: &[&str]) -> ExitCode {
         ["attempt", kind, mode, index] => {
             let attempt = &attempts::ALL[index.parse::<usize>().unwrap()];
             let tools = Tools::gather().unwrap();
-            inside(kind, mode, move |jail| {
-                say(&report, &json!(jail));
+            inside(kind, mode, move || {
                 let errno = attempt.make(&tools).err().map(|error| error.raw_os_error().unwrap_or(-1));
                 say(&report, &json!(errno.unwrap_or(0)));
             });
         }
         ["work", kind, mode] => {
             let work = kind.parse().unwrap();
-            inside(kind, mode, move |_| {
+            inside(kind, mode, move || {
                 crate::work::of(work);
                 say(&report, &json!("done"));
             });
         }
-        ["panic", kind, mode] => inside(kind, mode, |_| panic!("as the test wants")),
+        ["panic", kind, mode] => inside(kind, mode, || panic!("as the test wants")),
         _ => return crate::spawning::play(words, report),
     }
     ExitCode::SUCCESS
@@ -89,17 +88,20 @@ pub fn say(mut report: &File, value: &Value) {
 }
 
 /// Enters the jail of a kind, that of a thread on a thread of a jailed machine, and does something there.
-fn inside(kind: &str, mode: &str, act: impl FnOnce(JailReport) + Send + 'static) {
+fn inside(kind: &str, mode: &str, act: impl FnOnce() + Send + 'static) {
     let mode: SeccompMode = mode.parse().unwrap();
     match kind.parse().unwrap() {
-        Kind::Process(kind) => act(granule_jail::enter(kind, mode).unwrap()),
+        Kind::Process(kind) => {
+            granule_jail::enter(kind, mode).unwrap();
+            act();
+        }
         Kind::Thread(kind) => {
-            let report = granule_jail::enter(JailKind::Machine, mode).unwrap();
+            granule_jail::enter(JailKind::Machine, mode).unwrap();
             let (sender, receiver) = mpsc::channel();
             let thread = std::thread::Builder::new().name("vcpu0".to_owned());
             let thread = thread.spawn(move || {
                 granule_jail::enter_thread(kind, mode).unwrap();
-                act(report);
+                act();
                 sender.send(()).unwrap();
             });
             receiver.recv().unwrap();

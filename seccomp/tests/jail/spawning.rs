@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode};
 
-use granule_jail::{Error, Executable, JailKind, Output, SeccompMode, Spawn};
+use granule_jail::{DeviceKind, Error, Executable, JailKind, Kind, Output, SeccompMode, Spawn};
 use serde_json::{Value, json};
 
 use crate::harness::{End, Test};
@@ -21,7 +21,9 @@ pub const TESTS: &[Test] = &[
     ("a_prepared_process_has_no_way_back", a_prepared_process_has_no_way_back),
     ("a_child_ignores_what_a_terminal_sends_to_its_group", a_child_ignores_what_a_terminal_sends),
     ("a_child_can_be_killed_and_its_end_is_told", a_child_can_be_killed),
-    ("a_child_dies_with_its_parent_jailed_or_not", a_child_dies_with_its_parent),
+    ("a_jailed_child_dies_with_its_jailed_parent", a_child_dies_with_its_parent),
+    ("a_device_started_by_root_leaves_the_host_behind", a_device_started_by_root_leaves_the_host_behind),
+    ("no_capability_is_left_in_a_jail", no_capability_is_left_in_a_jail),
     ("a_jail_is_not_entered_by_a_process_with_threads", a_jail_is_not_entered_with_threads),
 ];
 
@@ -43,11 +45,28 @@ pub fn play(words: &[&str], mut report: File) -> ExitCode {
             end_of(&mut report);
         }
         ["parent", jail] => return parent_until_killed(jail, &report),
-        ["linger"] => {
+        ["linger", jail] => {
+            let Kind::Process(jail) = jail.parse().unwrap() else { panic!("{jail} is no process") };
+            granule_jail::prepare_process().unwrap();
+            granule_jail::enter(jail, SeccompMode::Enforce).unwrap();
             say(&report, &json!(std::process::id()));
             loop {
                 std::thread::park();
             }
+        }
+        ["left"] => {
+            let jail = granule_jail::enter(JailKind::Device(DeviceKind::Rng), SeccompMode::Off).unwrap();
+            say(&report, &json!(jail.left));
+            // Landlock would refuse to open the same, so what is asked for is what needs no opening.
+            let root = rustix::fs::stat("/").unwrap();
+            let user = rustix::process::geteuid().as_raw();
+            say(&report, &json!([user, root.st_mode & 0o777, std::path::Path::new("/etc").exists()]));
+        }
+        ["capabilities"] => {
+            granule_jail::enter(JailKind::Machine, SeccompMode::Off).unwrap();
+            let left = rustix::thread::capabilities(None).unwrap();
+            let none = left.effective.is_empty() && left.permitted.is_empty();
+            say(&report, &json!(none));
         }
         ["threads"] => {
             let thread = std::thread::spawn(std::thread::park);
@@ -212,12 +231,17 @@ fn a_child_can_be_killed() -> End {
     End::Passed
 }
 
-/// Starts a grandchild that never ends by itself and holds a copy of the report's pipe, enters a jail if asked to, and
-/// waits to be killed.
+/// Starts a jailed grandchild that never ends by itself and holds a copy of the report's pipe: control, as the machine
+/// does before it enters its jail, or a device, as control does from inside. Then waits to be killed.
 fn parent_until_killed(jail: &str, report: &File) -> ExitCode {
+    granule_jail::prepare_process().unwrap();
     let executable = Executable::own().unwrap();
+    let child = if jail == "machine" { JailKind::Control } else { JailKind::Device(DeviceKind::Rng) };
+    if jail == "control" {
+        granule_jail::enter(JailKind::Control, SeccompMode::Enforce).unwrap();
+    }
     let mut spawn = Spawn::new(&executable, "jail-role");
-    spawn.argument("role").argument("linger");
+    spawn.argument("role").argument("linger").argument(Kind::from(child).name());
     spawn.descriptor(report.as_fd());
     let _child = spawn.start().unwrap();
     if jail == "machine" {
@@ -230,7 +254,7 @@ fn parent_until_killed(jail: &str, report: &File) -> ExitCode {
 }
 
 fn a_child_dies_with_its_parent() -> End {
-    for jail in ["none", "machine"] {
+    for jail in ["machine", "control"] {
         let executable = Executable::own().unwrap();
         let (reader, writer) = std::io::pipe().unwrap();
         let mut spawn = Spawn::new(&executable, "jail-role");
@@ -247,13 +271,36 @@ fn a_child_dies_with_its_parent() -> End {
         // The grandchild holds the pipe's other end: it closes when, and only when, the grandchild is gone.
         let limit = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
         let pipe = rustix::event::PollFd::new(reader.get_ref(), rustix::event::PollFlags::IN);
-        assert_eq!(
-            rustix::event::poll(&mut [pipe], Some(&limit)),
-            Ok(1),
-            "{jail}: {said:?} outlives its parent"
-        );
+        let died = rustix::event::poll(&mut [pipe], Some(&limit)) == Ok(1);
+        if !died {
+            let grandchild = said.iter().find_map(|line| line.trim().parse().ok()).unwrap();
+            // SAFETY: its pid cannot have been reused: it still holds the pipe.
+            unsafe { libc::kill(grandchild, libc::SIGKILL) };
+        }
+        assert!(died, "the child of the {jail} outlives it");
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "{jail}");
     }
+    End::Passed
+}
+
+fn a_device_started_by_root_leaves_the_host_behind() -> End {
+    if !rustix::process::geteuid().is_root() {
+        return End::Skipped("not root".to_owned());
+    }
+    let played = roles::start(&["left"]);
+    let left: Vec<&str> = played.report[0].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    if !left.contains(&"files") {
+        return End::Skipped(format!("this root may leave {left:?} only"));
+    }
+    assert_eq!(left, ["network", "ipc", "uts", "cgroup", "mount", "files", "root"]);
+    let [user, mode, etc] = [0, 1, 2].map(|index| played.report[1][index].clone());
+    assert_eq!((user, mode, etc), (65534.into(), 0o555.into(), false.into()));
+    End::Passed
+}
+
+fn no_capability_is_left_in_a_jail() -> End {
+    let played = roles::start(&["capabilities"]);
+    assert_eq!(played.report, [true]);
     End::Passed
 }
 

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use granule_jail::Kind;
 use granule_jail::rules::Table;
+use granule_jail::{JailKind, Kind};
 
 use crate::harness::{End, Test};
 use crate::roles;
@@ -27,24 +27,32 @@ pub fn ordinary() {
     blocks.iter_mut().for_each(|block| block.resize(block.len() * 3, 2));
     let names: HashMap<usize, String> =
         blocks.iter().map(|block| (block.len(), format!("{block:p}"))).collect();
-    std::thread::sleep(Duration::from_millis(1));
-    std::thread::yield_now();
     eprintln!("{} blocks after {:?}", names.len(), began.elapsed());
 }
 
-/// Threads too, where a jail may start them.
+/// What a thread does that has others beside it.
+fn beside_others() {
+    ordinary();
+    std::thread::sleep(Duration::from_millis(1));
+    std::thread::yield_now();
+}
+
 fn start_threads() {
     let threads: Vec<_> = (0..4)
-        .map(|index| std::thread::Builder::new().name(format!("worker{index}")).spawn(ordinary).unwrap())
+        .map(|index| std::thread::Builder::new().name(format!("worker{index}")).spawn(beside_others).unwrap())
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
-/// The work of one kind of jail: of a process with its threads, or of one thread.
+/// The work of one kind of jail: of a process alone, of one with its threads, or of one thread among others.
 pub fn of(kind: Kind) {
-    ordinary();
-    if matches!(kind, Kind::Process(_)) {
-        start_threads();
+    match kind {
+        Kind::Process(JailKind::Device(_)) => ordinary(),
+        Kind::Process(_) => {
+            ordinary();
+            start_threads();
+        }
+        Kind::Thread(_) => beside_others(),
     }
 }
 
@@ -71,9 +79,13 @@ fn a_panic_ends_by_itself() -> End {
 }
 
 fn a_jail_without_a_rule_it_needs_fails() -> End {
-    for (kind, call) in
-        [("rng", "clone"), ("machine", "mmap"), ("vcpu", "munmap"), ("serial-writer", "futex")]
-    {
+    for (kind, call) in [
+        ("rng", "exit_group"),
+        ("machine", "clone"),
+        ("machine", "mmap"),
+        ("vcpu", "munmap"),
+        ("serial-writer", "futex"),
+    ] {
         let table = Table::of(kind.parse::<Kind>().unwrap());
         let index = table.rules.iter().position(|rule| rule.call.name() == call).unwrap();
         with_variable(granule_jail::DROP_RULE, &format!("{kind}:{index}"), || {
