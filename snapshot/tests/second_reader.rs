@@ -6,6 +6,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -26,6 +27,17 @@ fn run(directory: &Path) -> Output {
     output.expect("python3 runs: it is one of the packages that scripts/setup installs")
 }
 
+/// Whether the reader can run here: the emulated Arm host has no Python. Says so past the harness, which would take the
+/// test for passed; `scripts/test` counts it as skipped.
+fn can_run(test: &str) -> bool {
+    let here = Command::new("python3").arg("--version").output().is_ok();
+    if !here {
+        let text = format!("SKIPPED: {test}: there is no python3 on this host\n");
+        std::io::stderr().write_all(text.as_bytes()).unwrap();
+    }
+    here
+}
+
 /// What a reader should say of a guest.
 fn expected(guest: &Guest) -> BTreeMap<u64, (u32, String)> {
     let size = guest.layout.page_size();
@@ -41,6 +53,9 @@ fn expected(guest: &Guest) -> BTreeMap<u64, (u32, String)> {
 
 #[test]
 fn reads_chains_of_every_page_size_as_we_do() {
+    if !can_run("reads_chains_of_every_page_size_as_we_do") {
+        return;
+    }
     let dir = TestDir::new();
     for (size, pages) in [(PageSize::K4, 150), (PageSize::K16, 40), (PageSize::K64, 10)] {
         let mut guest = Guest::example(size, pages, 21);
@@ -63,6 +78,9 @@ fn reads_chains_of_every_page_size_as_we_do() {
 
 #[test]
 fn refuses_damage_as_we_do() {
+    if !can_run("refuses_damage_as_we_do") {
+        return;
+    }
     let dir = TestDir::new();
     save(&dir.join("snap"), &Guest::example(PageSize::K4, 70, 3), 1);
     assert!(run(&dir.join("snap")).status.success());
