@@ -176,6 +176,7 @@ calls! {
     SCHED_YIELD = SYS_sched_yield, 24, 124;
     SECCOMP = SYS_seccomp, 317, 277;
     SENDMSG = SYS_sendmsg, 46, 211;
+    SENDFILE = SYS_sendfile, 40, 71;
     SENDTO = SYS_sendto, 44, 206;
     SET_ROBUST_LIST = SYS_set_robust_list, 273, 99;
     SETDOMAINNAME = SYS_setdomainname, 171, 162;

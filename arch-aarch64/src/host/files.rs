@@ -32,16 +32,23 @@ pub enum Userfaultfd {
     None,
 }
 
+const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
+
 /// Reports what this host has besides KVM. What cannot be found out is absent.
 #[must_use]
 pub fn files() -> FileReport {
-    const HUGE_PAGES: &str = "/sys/kernel/mm/transparent_hugepage";
     FileReport {
         landlock_abi: landlock_abi(),
         transparent_huge_pages: choice(&Path::new(HUGE_PAGES).join("enabled")),
-        shmem_huge_pages: choice(&Path::new(HUGE_PAGES).join("shmem_enabled")),
+        shmem_huge_pages: shmem_huge_pages(),
         userfaultfd: userfaultfd(),
     }
+}
+
+/// [`FileReport::shmem_huge_pages`] alone.
+#[must_use]
+pub fn shmem_huge_pages() -> Option<String> {
+    choice(&Path::new(HUGE_PAGES).join("shmem_enabled"))
 }
 
 /// The kernel's release, as `uname -r` says it.

@@ -7,7 +7,7 @@ mod files;
 #[cfg(target_arch = "aarch64")]
 mod report;
 
-pub use files::{FileReport, Userfaultfd, files};
+pub use files::{FileReport, Userfaultfd, files, shmem_huge_pages};
 #[cfg(target_arch = "aarch64")]
 pub use report::report;
 

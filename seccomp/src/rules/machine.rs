@@ -3,8 +3,8 @@
 use crate::call::{
     ACCEPT4, DUP, EPOLL_CREATE1, EPOLL_CTL, EPOLL_PWAIT, EPOLL_WAIT, EVENTFD2, FCNTL, FSTAT, FTRUNCATE,
     GETSOCKOPT, IOCTL, LSEEK, MEMFD_CREATE, PRCTL, PREAD64, PWRITE64, READ, READV, RECVFROM, RECVMSG,
-    SECCOMP, SENDMSG, SENDTO, SETSOCKOPT, SHUTDOWN, SIGNALFD4, STATX, TIMERFD_CREATE, TIMERFD_SETTIME,
-    WAITID, WRITEV,
+    SECCOMP, SENDFILE, SENDMSG, SENDTO, SETSOCKOPT, SHUTDOWN, SIGNALFD4, STATX, TIMERFD_CREATE,
+    TIMERFD_SETTIME, WAITID, WRITEV,
 };
 use crate::ioctl::{
     FIONBIO, KVM_ARM_PREFERRED_TARGET, KVM_ARM_SET_COUNTER_OFFSET, KVM_ARM_VCPU_FINALIZE, KVM_ARM_VCPU_INIT,
@@ -63,6 +63,7 @@ pub(super) const MACHINE: &[Rule] = &[
     Rule::any(READ, "kernel image, eventfds, terminal"),
     Rule::any(READV, "kernel image into guest memory"),
     Rule::any(PREAD64, "kernel image into guest memory"),
+    Rule::any(SENDFILE, "kernel image into the file of guest memory"),
     Rule::any(PWRITE64, "state files that control opened"),
     Rule::any(WRITEV, "serial output, log lines"),
     // The event loop.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::mm::{Advice, madvise};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 /// Why guest memory could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,18 @@ pub struct MemoryKind {
     pub prefault: bool,
 }
 
+impl MemoryKind {
+    /// Whether a memory file that is written to by system calls gets the pages that its mapping was advised to have. The
+    /// kernel goes by `setting` there, the host's setting of huge pages for shared memory, and not by the advice.
+    pub fn is_kept_by_writes(self, setting: Option<&str>) -> bool {
+        match setting {
+            Some("never" | "deny") => true,
+            Some("advise") => !self.huge_pages,
+            _ => false,
+        }
+    }
+}
+
 /// The guest's memory as this process sees it.
 #[derive(Debug, Clone)]
 pub struct GuestRam {
@@ -71,6 +83,11 @@ impl GuestRam {
         let region = GuestRegionMmap::new(region, GuestAddress(base)).ok_or(MemoryError::Range(bytes))?;
         let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| MemoryError::Range(bytes))?;
         Ok(Self { memory: Arc::new(memory) })
+    }
+
+    /// The file behind all of it.
+    pub fn file(&self) -> Option<&File> {
+        Some(self.memory.iter().next()?.file_offset()?.file())
     }
 }
 
@@ -105,7 +122,20 @@ fn memfd(bytes: u64) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use vm_memory::{Bytes, GuestMemoryBackend};
+    use vm_memory::Bytes;
+
+    #[test]
+    fn writes_keep_tagged_memory_in_small_pages_only_where_the_host_says_so() {
+        let small = MemoryKind { huge_pages: false, prefault: false };
+        let huge = MemoryKind { huge_pages: true, prefault: false };
+        for setting in [Some("never"), Some("deny")] {
+            assert!(small.is_kept_by_writes(setting) && huge.is_kept_by_writes(setting));
+        }
+        assert!(small.is_kept_by_writes(Some("advise")) && !huge.is_kept_by_writes(Some("advise")));
+        for setting in [Some("always"), Some("within_size"), Some("force"), Some("new"), None] {
+            assert!(!small.is_kept_by_writes(setting) && !huge.is_kept_by_writes(setting));
+        }
+    }
 
     #[test]
     fn memory_is_shared_through_its_file_and_cannot_be_resized() {

@@ -101,7 +101,7 @@ impl Guest {
             .map_err(|source| BuildError::Host { what: "set the use of huge pages", source })?;
         let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), kind)?;
         clock.done("memory");
-        payload.load(&ram)?;
+        payload.load(&ram, kind.is_kept_by_writes(host.shmem_huge_pages()))?;
         clock.done("payload");
 
         let features = CpuFeatures::of_host(kvm);
@@ -152,8 +152,13 @@ impl Payload {
         Ok(Self { kernel, initramfs, plan })
     }
 
-    fn load(&self, ram: &GuestRam) -> Result<(), LoadError> {
-        boot::load(&self.plan, &self.kernel, self.initramfs.as_ref(), &*ram.memory)
+    /// Through the file of guest memory is quicker, but not where that makes other pages than memory shall have.
+    fn load(&self, ram: &GuestRam, by_file: bool) -> Result<(), LoadError> {
+        let initramfs = self.initramfs.as_ref();
+        match ram.file() {
+            Some(file) if by_file => boot::load_into_file(&self.plan, &self.kernel, initramfs, file),
+            _ => boot::load(&self.plan, &self.kernel, initramfs, &*ram.memory),
+        }
     }
 }
 

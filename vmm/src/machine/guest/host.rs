@@ -13,6 +13,7 @@ use crate::wire::{Blame, Failure};
 pub struct Host {
     kvm: Kvm,
     report: HostReport,
+    shmem_huge_pages: Option<String>,
 }
 
 impl Host {
@@ -35,12 +36,17 @@ impl Host {
             }
         })?;
         let report = host::report(&kvm)?;
-        Ok(Self { kvm, report })
+        Ok(Self { kvm, report, shmem_huge_pages: host::shmem_huge_pages() })
     }
 
     /// What it can do.
     pub fn report(&self) -> &HostReport {
         &self.report
+    }
+
+    /// The setting of huge pages for shared memory, as it was before the jail closed.
+    pub fn shmem_huge_pages(&self) -> Option<&str> {
+        self.shmem_huge_pages.as_deref()
     }
 
     /// For building a VM.
