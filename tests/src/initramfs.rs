@@ -9,7 +9,7 @@ use crate::elf;
 
 const FOLDER: u32 = 0o040_755;
 const FILE: u32 = 0o100_000;
-const CHARACTER_DEVICE: u32 = 0o020_600;
+const CHARACTER_DEVICE: u32 = 0o020_666;
 
 /// An archive under construction; parents must be added before what is in them.
 #[derive(Debug, Default)]
@@ -19,14 +19,15 @@ pub struct Initramfs {
 }
 
 impl Initramfs {
-    /// What every guest has, with the program `init` as `/init`: the folders that it mounts on and `/dev/console`,
-    /// without which the kernel starts it with no standard output.
+    /// What every guest has, with the program `init` as `/init`: the folders that it mounts on, `/dev/console` and `/dev/null`,
+    /// without which it has no standard output, or ends at once where there is no console.
     pub fn for_guest(init: &[u8]) -> Self {
         let mut archive = Self::default();
         for folder in ["bin", "dev", "modules", "proc", "root", "sys", "tmp"] {
             archive.folder(folder);
         }
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
+        archive.entry("dev/null", CHARACTER_DEVICE, (1, 3), &[]);
         archive.file("init", 0o755, &elf::loaded_part(init.to_vec()));
         archive
     }
@@ -122,7 +123,7 @@ mod tests {
         let mut archive = Initramfs::default();
         archive.entry("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
         let head = String::from_utf8_lossy(&archive.bytes[..110]).into_owned();
-        assert_eq!(&head[14..22], "00002180");
+        assert_eq!(&head[14..22], "000021b6");
         assert_eq!(&head[78..94], "0000000500000001");
     }
 }
