@@ -13,6 +13,9 @@ fn the_kernels_selftests_pass_in_the_guest_as_on_the_host() {
     let host = on_this_host();
     let run = guest().vcpus(2).set("/memory/size", 512 * MIB).with_selftests();
     let mut vm = Vm::up(&run.word("granule.run=selftests").word("granule.then=idle"));
+    for program in host.as_object().unwrap().keys() {
+        vm.line(&format!("GRANULE selftest {program} ran"));
+    }
     let inside = vm.check("selftests");
     vm.monitor.shutdown();
     let (host, inside) = (host.as_object().unwrap(), inside.as_object().unwrap());

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Map, Value, json};
 
 use super::{Seen, names};
+use crate::say;
 
 /// Runs every program of the folder and tells what its TAP lines said.
 pub fn run(folder: &str) -> Seen {
@@ -15,7 +16,9 @@ pub fn run(folder: &str) -> Seen {
     for name in names(folder) {
         let path = format!("{folder}/{name}");
         if is_program(Path::new(&path)) {
-            programs.insert(name, run_one(&path)?);
+            programs.insert(name.clone(), run_one(&path)?);
+            // Some take minutes in emulation: a sign of life for who waits.
+            say(&format!("selftest {name} ran"));
         }
     }
     if programs.is_empty() { Err(format!("no program in {folder}")) } else { Ok(Value::Object(programs)) }
