@@ -139,6 +139,10 @@ impl VirtioBackend for FakeBackend {
         self.answer(format!("write_config {offset} {data:?}"))
     }
 
+    fn refresh_config(&mut self) -> Result<(), Fault> {
+        self.answer("refresh_config".to_owned())
+    }
+
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault> {
         let queue = |queue: &QueueSetup<'_>| {
             let call = if queue.call.is_some() { "call" } else { "silent" };

@@ -92,7 +92,7 @@ struct Device {
 /// `granule device KIND …`, started by control or by a person.
 fn device(arguments: &[OsString]) -> ExitCode {
     match Device::try_parse_from(&arguments[1..]) {
-        Ok(Device { args }) => ended(device::run(&args)),
+        Ok(Device { args }) => ended(device::run(args)),
         Err(error) if error.use_stderr() => {
             eprintln!("{error}");
             ExitCode::from(USAGE)

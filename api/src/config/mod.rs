@@ -31,7 +31,9 @@ pub use action::{
     SendMigrationData, TimeoutStrategy, VmCoredumpData, VmRemoveDevice, VmResize, VmResizeDisk, VmResizeZone,
     VmSnapshotConfig, ZoneUpdate,
 };
-pub use check::{Checked, ConfigError, Cpus, Fault, Limits, Memory, Output, Payload, PciPlace, Rng, check};
+pub use check::{
+    Checked, ConfigError, Cpus, Fault, Limits, Memory, Output, Payload, PciPlace, Rng, check, names,
+};
 pub use console::{ConsoleConfig, DebugConsoleConfig, Mode, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuTopology, CpusConfig, MteRequest};
 pub use disk::{DiskConfig, ImageType, LockGranularity, QueueAffinity};

@@ -11,7 +11,7 @@ use vhost::vhost_user::Frontend;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::driver::{Driver, SIZE, guest_memory};
-use crate::serve::{self, Device, Endpoint, ServeError};
+use crate::serve::{self, Device, Endpoint, Entry, ServeError};
 use crate::sys::borrow;
 use crate::virtio::{
     Deadlines, DeviceProcess, Expected, GuestMemory, QueueSetup, VirtioBackend, spec::F_EVENT_IDX,
@@ -38,7 +38,10 @@ pub(crate) fn spawn<D: Device>(
     build: impl FnOnce() -> D + Send + 'static,
 ) -> (UnixStream, JoinHandle<Result<(), ServeError>>) {
     let (ours, theirs) = UnixStream::pair().unwrap();
-    let thread = std::thread::spawn(move || serve::run(Endpoint::Connected(theirs), || Ok(()), build));
+    let thread = std::thread::spawn(move || {
+        let endpoint = Endpoint::Connected(theirs);
+        serve::run(Entry { endpoint, orders: None, enter_jail: || Ok(()) }, build)
+    });
     (ours, thread)
 }
 

@@ -9,15 +9,14 @@ use std::error::Error;
 pub use device::RngDevice;
 pub use state::Source;
 
-use crate::serve::{Endpoint, ServeError, run as serve};
+use crate::serve::{Entry, ServeError, run as serve};
 
 /// Runs the device process: `source` was opened by whoever spawned it, and nothing else is needed.
 pub fn run(
-    endpoint: Endpoint,
+    entry: Entry<impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>>,
     source: Source,
-    enter_jail: impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>,
 ) -> Result<(), ServeError> {
-    serve(endpoint, enter_jail, || RngDevice::new(source))
+    serve(entry, || RngDevice::new(source))
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Requests of the front end, one at a time (vhost-user specification, "Front-end message types").
 
 use std::fs::File;
+use std::time::Instant;
 
+use rustix::event::PollFlags;
+use tracing::warn;
 use vhost::VhostUserMemoryRegionBase;
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight,
@@ -16,17 +19,18 @@ use vhost_user_backend::VringT;
 use virtio_queue::Error as QueueError;
 use vm_memory::GuestAddressSpace;
 
-use super::Device;
 use super::memory::SharedMemory;
+use super::orders::Orders;
 use super::queue::Queue;
 use super::ring::Progress;
+use super::{Device, Wake};
 use crate::virtio::spec::F_EVENT_IDX;
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// The state of one connection.
 pub(super) struct Handler<D> {
-    device: D,
+    pub device: D,
     memory: SharedMemory,
     pub queues: Vec<Queue>,
     owned: bool,
@@ -49,6 +53,35 @@ impl<D: Device> Handler<D> {
         }
     }
 
+    /// Has the device carry out an order; answers whether there may be more of them.
+    pub fn take_order(&mut self, orders: &Orders) -> bool {
+        let mut wake = Wake::default();
+        let more = orders.take(&mut self.device, &mut wake);
+        self.wake(wake);
+        more.unwrap_or_else(|error| {
+            warn!(%error, "no more orders can be taken");
+            false
+        })
+    }
+
+    /// Tells the device of its files that are ready, and that its time is up.
+    pub fn tell_device(&mut self, ready: &[(u64, PollFlags)]) {
+        let mut wake = Wake::default();
+        for (token, flags) in ready {
+            self.device.ready(*token, *flags, &mut wake);
+        }
+        if self.device.deadline().is_some_and(|deadline| deadline <= Instant::now()) {
+            self.device.elapsed(&mut wake);
+        }
+        self.wake(wake);
+    }
+
+    fn wake(&mut self, wake: Wake) {
+        for (_, queue) in (0..).zip(&mut self.queues).filter(|(index, _)| wake.contains(*index)) {
+            queue.pending = true;
+        }
+    }
+
     /// Serves the queues that were kicked or have work left over, each a little.
     pub fn serve_pending(&mut self) {
         let memory = self.memory.mapped.memory();
@@ -58,6 +91,23 @@ impl<D: Device> Handler<D> {
                 Ok(progress) => queue.pending = progress == Progress::More,
                 Err(fault) => queue.fail(index, &fault),
             }
+        }
+    }
+
+    /// Ends what is under way of a queue that is being stopped.
+    fn drain(&mut self, index: u32) {
+        let memory = self.memory.mapped.memory();
+        let number = u16::try_from(index).ok();
+        let Some((number, queue)) = number.and_then(|n| Some((n, self.queues.get_mut(usize::from(n))?)))
+        else {
+            return;
+        };
+        if !queue.live() {
+            return;
+        }
+        let drained = self.device.drain(number, &mut queue.ring.get_mut(), &memory);
+        if let Err(fault) = drained {
+            queue.fail(number, &fault);
         }
     }
 
@@ -85,6 +135,9 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
     }
 
     fn reset_device(&mut self) -> Result<()> {
+        for index in 0..self.queues.len() {
+            self.drain(index as u32);
+        }
         for queue in &mut self.queues {
             queue.ring.set_enabled(false);
             queue.ring.set_queue_ready(false);
@@ -157,6 +210,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
     }
 
     fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
+        self.drain(index);
         let queue = self.queue(index as usize)?;
         Ok(VhostUserVringState::new(index, u32::from(queue.stop())))
     }

@@ -4,8 +4,11 @@
 //!   run: accept ─► enter the jail ─► build the device ─► serve one front end ─► exit
 //!
 //!   loop: poll ─┬─ socket readable ─► one request (`handler`)
+//!               ├─ orders readable ─► Device::order (`orders`)
 //!               ├─ kick readable ───► Device::serve, a bounded amount of work
-//!               └─ work left over ──► Device::serve again, after a look at the socket
+//!               ├─ own file ready ──► Device::ready ──┐
+//!               ├─ time is up ──────► Device::elapsed ┴► Device::serve of the queues that they wake
+//!               └─ work left over ──► Device::serve again, after a look at the rest
 //! ```
 //! One thread does all of it, so that a jail need not know of threads, and an idle process costs next to nothing.
 //! That is the reason, with in-flight regions and connected sockets, for not using `vhost-user-backend`'s daemon
@@ -13,15 +16,23 @@
 
 mod handler;
 mod memory;
+mod orders;
 mod queue;
 mod ring;
 mod server;
+mod watch;
 
 use std::error::Error;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Instant;
 
+use rustix::event::PollFlags;
 use thiserror::Error;
+
+pub use orders::MAX_ORDER;
+pub use watch::{Wake, Watch};
 
 pub use ring::{Chain, Memory, Progress, Ring, RingFault, serve_chains};
 
@@ -50,6 +61,41 @@ pub trait Device {
 
     /// Serves some of what is available in `queue`; a bounded amount, whatever the guest does meanwhile.
     fn serve(&mut self, queue: u16, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault>;
+
+    /// Names the files of its own that it wants to hear of just now.
+    fn watches<'a>(&'a self, watches: &mut Vec<Watch<'a>>) {
+        let _ = watches;
+    }
+
+    /// Is told that a file that it watches is ready. Queues that have work by it are named to `wake`.
+    fn ready(&mut self, token: u64, flags: PollFlags, wake: &mut Wake) {
+        let _ = (token, flags, wake);
+    }
+
+    /// When [`Device::elapsed`] shall be called, if at all. Asked for anew each time around.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Is told that its deadline has passed. Queues that have work by it are named to `wake`.
+    fn elapsed(&mut self, wake: &mut Wake) {
+        let _ = wake;
+    }
+
+    /// Ends what is under way of `queue`: afterwards nothing of it is in flight, and no memory of the guest is touched
+    /// for it until it is served again.
+    fn drain(&mut self, queue: u16, ring: &mut Ring, memory: &Memory) -> Result<(), RingFault> {
+        let _ = (queue, ring, memory);
+        Ok(())
+    }
+
+    /// Carries out an order of whoever started the process, who is trusted; answers what is to be told, or why not.
+    ///
+    /// `fd` is the descriptor that came with it, if one did.
+    fn order(&mut self, order: &[u8], fd: Option<OwnedFd>, wake: &mut Wake) -> Result<Vec<u8>, String> {
+        let _ = (order, fd, wake);
+        Err("this device takes no orders".into())
+    }
 }
 
 /// Where the front end comes from.
@@ -68,6 +114,17 @@ impl Endpoint {
             Self::Listening(listener) => Ok(listener.accept()?.0),
         }
     }
+}
+
+/// How a device process begins.
+#[derive(Debug)]
+pub struct Entry<J> {
+    /// Where the front end comes from.
+    pub endpoint: Endpoint,
+    /// Where orders come from: one end of a pair of SEQPACKET sockets.
+    pub orders: Option<OwnedFd>,
+    /// Shuts the jail.
+    pub enter_jail: J,
 }
 
 /// Why a device process ended.
@@ -92,11 +149,10 @@ pub enum ServeError {
 /// `build` makes the device once the jail is shut; before, nothing reads a byte that the front end or the guest has
 /// written.
 pub fn run<D: Device>(
-    endpoint: Endpoint,
-    enter_jail: impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>,
+    entry: Entry<impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>>,
     build: impl FnOnce() -> D,
 ) -> Result<(), ServeError> {
-    let stream = endpoint.accept().map_err(ServeError::Accept)?;
-    enter_jail().map_err(ServeError::Jail)?;
-    server::serve(stream, build())
+    let stream = entry.endpoint.accept().map_err(ServeError::Accept)?;
+    (entry.enter_jail)().map_err(ServeError::Jail)?;
+    server::serve(stream, entry.orders, build())
 }

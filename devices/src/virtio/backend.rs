@@ -50,6 +50,9 @@ pub trait VirtioBackend: Send {
     /// Passes on a write of the guest, which lies within [`VirtioBackend::config`].
     fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault>;
 
+    /// Reads the device-specific configuration anew: it has changed on the other side.
+    fn refresh_config(&mut self) -> Result<(), Fault>;
+
     /// Starts serving `queues`, which are those that the guest has enabled.
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault>;
 

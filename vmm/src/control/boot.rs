@@ -6,12 +6,13 @@ use granule_api::config::{Checked, CpuTopology, Output};
 use granule_api::error::{ApiError, ErrorKind};
 use tokio::sync::mpsc;
 
-use super::children::{Children, Recipe, SpawnError};
+use super::children::{Children, SpawnError};
+use super::devices::{self, Planned};
 use super::driver::Event;
 use super::files::{self, FileError};
 use super::serial_end::{self, SerialError};
 use super::vm::{Created, MteDecision, SerialEnd};
-use crate::wire::{BootSpec, CpuSpec, DeviceKind, DeviceSpec, FdSlot, SerialSpec};
+use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, SerialSpec};
 
 /// Why a boot could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -115,19 +116,23 @@ fn devices(
     children: &mut Children,
     fds: &mut Parcel,
 ) -> Result<Vec<DeviceSpec>, BootError> {
-    // Ids are given at the first boot and kept, as Cloud Hypervisor does.
-    let id = created.config.rng.id.get_or_insert_with(|| "__rng".into()).clone();
-    let resource = files::open_entropy("rng.src", &checked.rng.source)?;
-    let socket = children.start(Recipe { id: id.clone(), kind: DeviceKind::Rng, resource })?;
-    let rng = DeviceSpec {
+    let planned = devices::plan(&mut created.config, checked, &mut created.ids)?;
+    planned.into_iter().map(|device| start(device, children, fds)).collect()
+}
+
+/// Starts the process of one device.
+fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<DeviceSpec, BootError> {
+    let Planned { recipe, place, queue_sizes } = device;
+    let (id, kind) = (recipe.id.clone(), recipe.kind);
+    let socket = children.start(recipe)?;
+    Ok(DeviceSpec {
         id,
-        kind: DeviceKind::Rng,
-        segment: checked.rng.place.segment,
-        queues: 1,
-        queue_size: 256,
+        kind,
+        segment: place.segment,
+        slot: place.slot,
+        queue_sizes,
         socket: fds.add(socket),
-    };
-    Ok(vec![rng])
+    })
 }
 
 /// The layout of the vCPUs, where it describes those that the guest boots with. Clients describe `max_vcpus`; a guest by

@@ -1,7 +1,6 @@
 //! The device processes: spawned here, watched through their pidfds, reaped here.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -12,8 +11,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use super::devices::{Argument, Recipe};
 use super::driver::Event;
-use crate::wire::DeviceKind;
+use super::orders::Orders;
 
 /// Why a device process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -35,17 +35,6 @@ pub struct Death {
     pub how: String,
 }
 
-/// What a device process is started with.
-#[derive(Debug)]
-pub struct Recipe {
-    /// The device's id.
-    pub id: String,
-    /// What to serve.
-    pub kind: DeviceKind,
-    /// The host resource behind it, opened by us.
-    pub resource: File,
-}
-
 /// The device processes of one machine.
 #[derive(Debug)]
 pub struct Children {
@@ -62,6 +51,7 @@ struct Running {
     generation: u32,
     child: Arc<Child>,
     watcher: tokio::task::JoinHandle<()>,
+    orders: Orders,
 }
 
 impl Children {
@@ -87,6 +77,11 @@ impl Children {
         if let Some(Err(error)) = self.alive.get(id).map(|running| running.child.kill()) {
             tracing::warn!(id, %error, "a device process could not be ended");
         }
+    }
+
+    /// The way to give orders to the process that serves `id`.
+    pub fn orders(&self, id: &str) -> Option<Orders> {
+        self.alive.get(id).map(|running| running.orders.clone())
     }
 
     /// What seccomp does in them with a call that is not on the list.
@@ -127,20 +122,29 @@ impl Children {
         let id = recipe.id.clone();
         let failed = |source: io::Error| SpawnError { id: id.clone(), source: source.into() };
         let (front, back) = UnixStream::pair().map_err(failed)?;
+        let (orders, theirs) = Orders::pair().map_err(failed)?;
         let mut spawn = Spawn::new(&self.executable, &format!("granule-{}", recipe.kind.name()));
-        let socket = spawn.descriptor(back.as_fd()).to_string();
-        let resource = spawn.descriptor(recipe.resource.as_fd()).to_string();
+        let numbers = [back.as_fd(), theirs.as_fd()].map(|fd| spawn.descriptor(fd).to_string());
         let seccomp = self.seccomp.to_string();
-        for argument in
-            ["device", recipe.kind.name(), "--fd", &socket, "--source-fd", &resource, "--seccomp", &seccomp]
-        {
+        let [socket, theirs_number] = &numbers;
+        let common = ["--fd", socket, "--orders-fd", theirs_number, "--seccomp", &seccomp];
+        for argument in ["device", recipe.kind.name()].into_iter().chain(common) {
             spawn.argument(argument);
+        }
+        for argument in &recipe.arguments {
+            match argument {
+                Argument::Text(text) => spawn.argument(text),
+                Argument::Fd(flag, fd) => {
+                    let number = spawn.descriptor(fd.as_fd()).to_string();
+                    spawn.argument(flag).argument(number)
+                }
+            };
         }
         let child = spawn.start().map_err(|source| SpawnError { id: id.clone(), source: source.into() })?;
         let child = Arc::new(child);
         let watcher = tokio::spawn(watch(child.clone(), id.clone(), generation, self.post.clone()));
         tracing::info!(id, pid = child.pid(), generation, "device process started");
-        self.alive.insert(id, Running { recipe, generation, child, watcher });
+        self.alive.insert(id, Running { recipe, generation, child, watcher, orders });
         Ok(front.into())
     }
 }

@@ -32,6 +32,13 @@ impl MachineLink {
         Ok(id)
     }
 
+    /// A number like that of a command, for an answer that comes from elsewhere.
+    pub fn skip_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
     /// Waits for the next message. Descriptors that came with it are closed: `machine` has none to give.
     pub async fn receive(&self) -> Result<FromMachine, ChannelError> {
         loop {

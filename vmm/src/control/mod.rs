@@ -6,6 +6,8 @@
 //!  plan       the steps of one request            driver  runs them, owns the state
 //!  create     vm.create                            boot    vm.boot: files, devices, specification
 //!  info       vmm.ping, vm.info                    events  the event monitor
+//!  devices    what each kind of device is started with
+//!  orders     requests to device processes
 //!  children   device processes                     link    the socket to `machine`
 //! ```
 
@@ -13,6 +15,7 @@ mod admission;
 mod boot;
 mod children;
 mod create;
+mod devices;
 mod driver;
 mod events;
 mod files;
@@ -20,6 +23,7 @@ mod host;
 mod info;
 mod inherited;
 mod link;
+mod orders;
 mod plan;
 mod refusal;
 mod serial_end;

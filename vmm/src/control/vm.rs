@@ -8,6 +8,7 @@ use granule_api::config::{Checked, VmConfig};
 use granule_api::types::JailInfo;
 
 use super::admission::Lifecycle;
+use super::devices::Ids;
 use crate::wire::BootReport;
 
 /// The machine, each state with what exists in it.
@@ -30,6 +31,8 @@ pub struct Created {
     pub checked: Checked,
     /// Whether the guest gets tags, and if not, why.
     pub mte: MteDecision,
+    /// Names devices that were given none.
+    pub ids: Ids,
 }
 
 /// The answer to `cpus.features.mte` on this host.

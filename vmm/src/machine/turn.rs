@@ -114,6 +114,7 @@ impl Machine {
                 let connection = fds.take(connection)?;
                 self.guest()?.attach_serial(connection);
             }
+            Command::ConfigChanged { id } => self.guest()?.config_changed(&id)?,
             Command::ReplaceBackend { id, socket } => {
                 let socket = fds.take(socket)?;
                 self.guest()?.replace_backend(&id, socket)?;

@@ -42,6 +42,11 @@ pub enum Command {
         /// Connected vhost-user socket.
         socket: FdSlot,
     },
+    /// The configuration space of a device has changed in its process: read it again and tell the guest.
+    ConfigChanged {
+        /// The device's id.
+        id: String,
+    },
     /// Restore the terminal and end the process with this code. Not answered.
     Exit {
         /// The process's exit code.
@@ -118,10 +123,10 @@ pub struct DeviceSpec {
     pub kind: DeviceKind,
     /// PCI segment.
     pub segment: u16,
-    /// Number of virtqueues.
-    pub queues: u16,
-    /// Largest queue size offered.
-    pub queue_size: u16,
+    /// Slot on the root bus, 1..=31; the first free one where none is given.
+    pub slot: Option<u8>,
+    /// The most descriptors that each virtqueue may have, each a power of two.
+    pub queue_sizes: Vec<u16>,
     /// Connected vhost-user socket of the process that serves it.
     pub socket: FdSlot,
 }
@@ -157,6 +162,8 @@ pub enum FromMachine {
 pub enum Outcome {
     /// Done, nothing to tell.
     Done,
+    /// What a device process has answered to an order.
+    Told(Vec<u8>),
     /// The host as KVM shows it.
     Host(Box<granule_arch::host::HostReport>),
     /// The machine is built and (unless told otherwise) runs.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::{CoreScheduling, CpuTopology, MteRequest, VmConfig};
 pub use error::{ConfigError, Fault};
 pub use output::Output;
-pub use places::PciPlace;
+pub use places::{PciPlace, names};
 
 /// What the host and the build allow.
 #[derive(Clone, Copy, Debug)]

@@ -65,6 +65,11 @@ pub(super) fn unique_ids(config: &VmConfig) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The names that devices of `config` were given.
+pub fn names(config: &VmConfig) -> impl Iterator<Item = &str> {
+    named(config).into_iter().map(|(_, id)| id)
+}
+
 /// Every device that was given a name: the path of the field, and the name.
 fn named(config: &VmConfig) -> Vec<(String, &str)> {
     let single = [

@@ -138,6 +138,10 @@ impl VirtioBackend for DeviceProcess {
     fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
         let flags = VhostUserConfigFlags::empty();
         self.session.ask("SET_CONFIG", |frontend| frontend.set_config(offset as u32, flags, data))?;
+        self.refresh_config()
+    }
+
+    fn refresh_config(&mut self) -> Result<(), Fault> {
         self.config = self.session.read_config(self.expected.config_size)?;
         Ok(())
     }

@@ -138,6 +138,13 @@ impl VirtioPciDevice {
         self.common.features()
     }
 
+    /// Reads the device-specific configuration anew, which has changed in the device's process, and tells the driver.
+    pub fn refresh_config(&mut self) -> Result<(), Fault> {
+        self.backend.refresh_config()?;
+        self.config_changed();
+        Ok(())
+    }
+
     /// Tells the driver that the device-specific configuration has changed.
     pub fn config_changed(&mut self) {
         self.common.generation = self.common.generation.wrapping_add(1);

@@ -31,7 +31,7 @@ use super::host::HostView;
 use super::link::MachineLink;
 use super::plan::{Audience, Plan, Progress, Step};
 use super::vm::{SerialEnd, Vm};
-use crate::wire::{ChannelError, Command, Envelope, FdSlot, FromMachine};
+use crate::wire::{ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, Outcome};
 
 /// Everything that can happen to the driver.
 #[derive(Debug)]
@@ -40,6 +40,8 @@ pub enum Event {
     Request(Request),
     /// `machine` speaks, or is gone.
     Machine(Result<FromMachine, ChannelError>),
+    /// A device process has answered an order; the number is what the plan waits for.
+    Ordered(u32, Result<Outcome, Failure>),
     /// A device process ended.
     Death(Death),
     /// A client connected to the serial socket.
@@ -160,6 +162,7 @@ impl Driver {
                 tracing::error!(%error, "the machine process is lost");
                 self.end = Some(End::MachineLost);
             }
+            Event::Ordered(id, body) => self.on_reply(id, body),
             Event::Death(death) => self.on_death(death),
             Event::SerialClient(connection) => {
                 let attach = Command::AttachSerial { connection: FdSlot(0) };

@@ -1,6 +1,6 @@
 //! The steps of a plan: how each is started, and what its outcome changes.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use granule_api::error::{ApiError, ErrorKind};
 
@@ -8,11 +8,12 @@ use super::super::boot::{self, BootError};
 use super::super::create;
 use super::super::host::HostView;
 use super::super::info;
+use super::super::orders::OrderError;
 use super::super::plan::{Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
 use super::super::vm::{Live, SerialEnd, Vm};
-use super::{Driver, End};
-use crate::wire::{Command, Failure, FdSlot, Outcome};
+use super::{Driver, End, Event};
+use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
 
 impl Driver {
     /// Starts one step.
@@ -61,6 +62,31 @@ impl Driver {
             .send(command, fds)
             .map(Progress::Awaits)
             .map_err(|error| from_failure("The machine process cannot be reached", &error.into()))
+    }
+
+    /// Gives a device process an order; the plan goes on when it has answered, or has not in time.
+    #[allow(dead_code, reason = "the entropy source takes no orders")]
+    pub(super) fn order(
+        &mut self,
+        id: &str,
+        order: Vec<u8>,
+        fd: Option<OwnedFd>,
+    ) -> Result<Progress, ApiError> {
+        let Some(orders) = self.children.orders(id) else {
+            return Err(refusal(ErrorKind::NotFound, "the device has no process"));
+        };
+        let awaited = self.link.skip_id();
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            let answer = orders.give(&order, fd.as_ref().map(AsFd::as_fd)).await;
+            let body = answer.map(Outcome::Told).map_err(|error| match error {
+                OrderError::Refused(_) => Failure::from(error).blamed(Blame::Request),
+                OrderError::Silent | OrderError::Io(_) => error.into(),
+            });
+            // The driver is gone only when everything ends.
+            let _ = post.send(Event::Ordered(awaited, body));
+        });
+        Ok(Progress::Awaits(awaited))
     }
 
     pub(super) fn send_unawaited(&mut self, command: Command, fds: &[BorrowedFd<'_>]) {

@@ -193,15 +193,14 @@ impl Builder<'_> {
         let backend =
             DeviceProcess::connect(stream, self.deadlines.clone(), self.memory.clone(), expected(spec))
                 .map_err(failed)?;
-        let slot = segment.free_slot().map_err(no_slot)?;
+        let slot = spec.slot.map_or_else(|| segment.free_slot(), Ok).map_err(no_slot)?;
         let device_id =
             Bdf::on_root_bus(slot).and_then(|bdf| ItsDeviceId::of(spec.segment, bdf.requester_id()));
         let device_id =
             device_id.ok_or_else(|| BusError::Segment { id: id.clone(), segment: spec.segment })?;
-        // One for each queue, one for changes of configuration.
         let vectors = self
             .routes
-            .vectors(device_id, spec.queues + 1)
+            .vectors(device_id, vectors_of(spec))
             .map_err(|source| BusError::Vectors { id: id.clone(), source })?;
         let (on_fault, on_driver) = self.sinks()?;
         let doorbells = KvmDoorbells::new(self.vm.clone());
@@ -254,9 +253,23 @@ fn tell_fault(postman: &Postman, id: &str, fault: &Fault) {
     }
 }
 
+/// One vector for each queue, and one for changes of configuration.
+fn vectors_of(spec: &DeviceSpec) -> u16 {
+    u16::try_from(spec.queue_sizes.len()).unwrap_or(u16::MAX).saturating_add(1)
+}
+
 fn expected(spec: &DeviceSpec) -> Expected {
-    match spec.kind {
-        DeviceKind::Rng => Expected::rng(),
+    Expected {
+        queue_sizes: spec.queue_sizes.clone(),
+        config_size: config_size(spec.kind),
+        limit: Expected::LIMIT,
+    }
+}
+
+/// Bytes of device-specific configuration.
+fn config_size(kind: DeviceKind) -> usize {
+    match kind {
+        DeviceKind::Rng => 0,
     }
 }
 

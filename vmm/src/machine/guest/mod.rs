@@ -89,6 +89,13 @@ impl Guest {
         }
     }
 
+    /// A device's configuration space has changed in its process.
+    pub fn config_changed(&self, id: &str) -> Result<(), ReplaceError> {
+        let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
+        let refreshed = device.lock().unwrap_or_else(PoisonError::into_inner).refresh_config();
+        refreshed.map_err(|source| ReplaceError::Device { id: id.into(), source })
+    }
+
     /// Lets a device go on with a new process.
     pub fn replace_backend(&self, id: &str, socket: OwnedFd) -> Result<(), ReplaceError> {
         let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;

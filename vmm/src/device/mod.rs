@@ -6,47 +6,50 @@
 //!  parse ─► open or take descriptors ─► jail ─► serve until the front end hangs up
 //! ```
 //!
-//! Nothing that reads what a guest wrote exists before the jail.
+//! Nothing that reads what a guest wrote exists before the jail. Each kind has a file here, with its own arguments.
 
-use std::fs::File;
+mod rng;
+
+use std::error::Error;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use granule_devices::rng::{self, Source};
-use granule_devices::serve::{Endpoint, ServeError};
-use granule_jail::{JailKind, SeccompMode};
+use granule_devices::serve::{Endpoint, Entry, ServeError};
+use granule_jail::{DeviceKind, JailKind, SeccompMode};
 
 /// What to serve, and where.
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
     /// What to serve
-    #[arg(value_enum)]
-    pub kind: Kind,
-    /// Listen on this Unix socket for one vhost-user front end
-    #[arg(long, value_name = "PATH", conflicts_with = "fd", required_unless_present = "fd")]
-    pub socket: Option<PathBuf>,
-    /// Serve the vhost-user front end connected to this descriptor
-    #[arg(long, value_name = "N")]
-    pub fd: Option<RawFd>,
-    /// rng: where the entropy comes from
-    #[arg(long, value_name = "PATH", default_value = "/dev/urandom", conflicts_with = "source_fd")]
-    pub source: PathBuf,
-    /// rng: read entropy from this descriptor
-    #[arg(long, value_name = "N", hide = true)]
-    pub source_fd: Option<RawFd>,
-    /// What seccomp does with a call that is not on the list: true (kill), log, false (no filter)
-    #[arg(long, value_name = "MODE", default_value = "true")]
-    pub seccomp: SeccompMode,
+    #[command(subcommand)]
+    kind: Kind,
 }
 
 /// Devices that have a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Kind {
-    /// virtio-rng
-    Rng,
+#[derive(Debug, clap::Subcommand)]
+enum Kind {
+    /// virtio-rng: an entropy source
+    Rng(rng::Args),
+}
+
+/// What every kind has.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// Listen on this Unix socket for one vhost-user front end
+    #[arg(long, value_name = "PATH", conflicts_with = "fd", required_unless_present = "fd")]
+    socket: Option<PathBuf>,
+    /// Serve the vhost-user front end connected to this descriptor
+    #[arg(long, value_name = "N")]
+    fd: Option<RawFd>,
+    /// Take orders from this descriptor, a SEQPACKET socket
+    #[arg(long, value_name = "N", hide = true)]
+    orders_fd: Option<RawFd>,
+    /// What seccomp does with a call that is not on the list: true (kill), log, false (no filter)
+    #[arg(long, value_name = "MODE", default_value = "true")]
+    seccomp: SeccompMode,
 }
 
 /// Why a device process ended badly.
@@ -61,9 +64,11 @@ pub enum DeviceError {
         #[source]
         source: io::Error,
     },
-    /// The entropy source.
-    #[error("--source: cannot open {path:?}")]
-    Source {
+    /// A file of the command line.
+    #[error("{flag}: cannot open {path:?}")]
+    Open {
+        /// The flag that names it.
+        flag: &'static str,
         /// Path as given.
         path: PathBuf,
         /// The system's answer.
@@ -79,30 +84,42 @@ pub enum DeviceError {
 }
 
 /// Runs the device to its end.
-pub fn run(args: &DeviceArgs) -> Result<ExitCode, DeviceError> {
-    let source = match args.source_fd {
-        Some(number) => File::from(take(number)?),
-        None => File::open(&args.source)
-            .map_err(|source| DeviceError::Source { path: args.source.clone(), source })?,
-    };
-    let endpoint = match (args.fd, &args.socket) {
-        (Some(number), _) => Endpoint::Connected(UnixStream::from(take(number)?)),
-        (None, path) => Endpoint::Listening(listen(path.clone().unwrap_or_default())?),
-    };
-    let jail =
-        || Ok(granule_jail::enter(JailKind::Device(granule_jail::DeviceKind::Rng), args.seccomp).map(drop)?);
-    let served = rng::run(endpoint, Source::File(source), jail);
-    if let Some(path) = &args.socket {
-        // In the jail no path can be removed; outside of one (a failure before it) this cleans up.
-        let _ = std::fs::remove_file(path);
+pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
+    match args.kind {
+        Kind::Rng(args) => rng::run(args),
     }
-    served.map(|()| ExitCode::SUCCESS).map_err(DeviceError::Serve)
+}
+
+type JailError = Box<dyn Error + Send + Sync>;
+
+impl Common {
+    /// Serves by `serve`, which is handed the way in.
+    fn serve(
+        self,
+        kind: DeviceKind,
+        serve: impl FnOnce(Entry<Box<dyn FnOnce() -> Result<(), JailError>>>) -> Result<(), ServeError>,
+    ) -> Result<ExitCode, DeviceError> {
+        let endpoint = match (self.fd, &self.socket) {
+            (Some(number), _) => Endpoint::Connected(UnixStream::from(take(number)?)),
+            (None, path) => Endpoint::Listening(listen(path.clone().unwrap_or_default())?),
+        };
+        let orders = self.orders_fd.map(take).transpose()?;
+        let mode = self.seccomp;
+        let enter_jail = Box::new(move || Ok(granule_jail::enter(JailKind::Device(kind), mode).map(drop)?));
+        let served = serve(Entry { endpoint, orders, enter_jail });
+        if let Some(path) = &self.socket {
+            // In the jail no path can be removed; outside of one (a failure before it) this cleans up.
+            let _ = std::fs::remove_file(path);
+        }
+        served.map(|()| ExitCode::SUCCESS).map_err(DeviceError::Serve)
+    }
 }
 
 fn listen(path: PathBuf) -> Result<UnixListener, DeviceError> {
     UnixListener::bind(&path).map_err(|source| DeviceError::Listen { path, source })
 }
 
+/// The descriptor of this number, which was inherited for us.
 fn take(number: RawFd) -> Result<OwnedFd, DeviceError> {
     // SAFETY: F_GETFD reads a flag and is harmless on any number.
     if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {

@@ -1,0 +1,68 @@
+//! From the checked configuration to device processes: one file per kind, which opens what the kind works on and says
+//! how its process is started.
+//!
+//! ```text
+//!  Checked ── KIND.rs ──► Planned ── Children::start ──► process, DeviceSpec for `machine`
+//! ```
+
+mod ids;
+mod rng;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use granule_api::config::{Checked, PciPlace, VmConfig};
+
+use super::files::FileError;
+use crate::wire::DeviceKind;
+
+pub use ids::Ids;
+
+/// A device that can be started: everything that it works on is open.
+#[derive(Debug)]
+pub struct Planned {
+    /// How its process is started.
+    pub recipe: Recipe,
+    /// Where on the PCI buses it is wanted.
+    pub place: PciPlace,
+    /// The most descriptors of each of its queues.
+    pub queue_sizes: Vec<u16>,
+}
+
+/// What a device process is started with, and started anew after its death.
+#[derive(Debug)]
+pub struct Recipe {
+    /// The device's id.
+    pub id: String,
+    /// What to serve.
+    pub kind: DeviceKind,
+    /// Arguments of `granule device KIND`, beyond those that every kind has.
+    pub arguments: Vec<Argument>,
+}
+
+/// One argument of a device process.
+#[derive(Debug)]
+pub enum Argument {
+    /// As it stands.
+    #[allow(dead_code, reason = "the entropy source has none")]
+    Text(String),
+    /// A flag whose value is the number that the descriptor has in the process.
+    Fd(&'static str, OwnedFd),
+}
+
+impl Argument {
+    /// An opened file behind a flag.
+    pub fn file(flag: &'static str, file: File) -> Self {
+        Self::Fd(flag, file.into())
+    }
+}
+
+/// Plans all devices of a configuration, in the order of their slots; ids that they are given are written to `config`.
+///
+/// The order is Cloud Hypervisor's, which clients know `/dev/vda` by: console, disks, network, entropy, persistent
+/// memory, shared directories, sockets, balloon, watchdog.
+pub fn plan(config: &mut VmConfig, checked: &Checked, ids: &mut Ids) -> Result<Vec<Planned>, FileError> {
+    // The entropy source has a fixed name.
+    let _ = ids;
+    Ok(vec![rng::plan(config, &checked.rng)?])
+}

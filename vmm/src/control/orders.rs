@@ -1,0 +1,90 @@
+//! Orders to a device process: requests of `control` itself, such as to take note of a disk's new size.
+//!
+//! What a process may answer is up to it, and it may have been taken over: its answer has a size and a time limit, and
+//! no descriptor is taken from it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use granule_devices::serve::MAX_ORDER;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    recv, sendmsg, socketpair,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
+
+/// How long a process may take to answer.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum OrderError {
+    /// It was refused.
+    #[error("{0}")]
+    Refused(String),
+    /// There was no answer in time.
+    #[error("the device process did not answer within {} seconds", LIMIT.as_secs())]
+    Silent,
+    /// The socket.
+    #[error("the device process cannot be reached")]
+    Io(#[from] io::Error),
+}
+
+/// Our end of a process's order socket; one order at a time is under way.
+#[derive(Debug, Clone)]
+pub struct Orders(Arc<Mutex<AsyncFd<OwnedFd>>>);
+
+impl Orders {
+    /// Our end, and the one for the process.
+    pub fn pair() -> io::Result<(Self, OwnedFd)> {
+        let pair = |flags| socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let (ours, theirs) = pair(SocketFlags::CLOEXEC)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        // SAFETY: the registration owns this descriptor and gives it to nobody, so it stays the same file until it is dropped.
+        let ours = unsafe { AsyncFd::register(ours)? };
+        Ok((Self(Arc::new(Mutex::new(ours))), theirs))
+    }
+
+    /// Gives an order, with a descriptor if it needs one, and waits for the answer.
+    pub async fn give(&self, order: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Vec<u8>, OrderError> {
+        let socket = self.0.lock().await;
+        send(socket.get_ref().as_fd(), order, fd)?;
+        let answer =
+            tokio::time::timeout(LIMIT, receive(&socket)).await.map_err(|_| OrderError::Silent)??;
+        match answer.split_first() {
+            Some((0, text)) => Ok(text.to_vec()),
+            Some((_, reason)) => Err(OrderError::Refused(String::from_utf8_lossy(reason).into_owned())),
+            None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+        }
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, order: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let fds = fd.as_slice();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    sendmsg(socket, &[io::IoSlice::new(order)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; MAX_ORDER + 1];
+    loop {
+        let mut ready = socket.readable().await?;
+        let received = ready.try_io(|socket| Ok(recv(socket, &mut *answer, RecvFlags::DONTWAIT)?));
+        match received {
+            Ok(received) => {
+                let (length, _) = received?;
+                answer.truncate(length);
+                return Ok(answer);
+            }
+            Err(_would_block) => {}
+        }
+    }
+}
