@@ -13,10 +13,13 @@ declare -A kernel_packages=(
     [6.1-cloud]=linux-image-cloud-arm64
 )
 
+# What is kept of the drivers' modules; the rest, most of the package, is for hardware that no emulated machine has.
+kept_drivers=(net block char vhost virtio vfio nvdimm md dax input gpio watchdog)
+
 fetch_kernels() {
     local folder
     for folder in "${!kernel_packages[@]}"; do
-        [ -e "$cache/kernels/$folder/package" ] || fetch_kernel "$folder" "${kernel_packages[$folder]}"
+        [ "$(cat "$cache/kernels/$folder/drivers" 2>/dev/null)" = "${kept_drivers[*]}" ] || fetch_kernel "$folder" "${kernel_packages[$folder]}"
     done
 }
 
@@ -37,14 +40,17 @@ fetch_kernel() {
     unpack "kernels/$folder" "$real" finish_kernel
 }
 
-# finish_kernel FOLDER: names the Image, and drops the modules of hardware that no emulated machine has (most of the package).
+# finish_kernel FOLDER: names the Image, and drops modules that nobody needs.
 finish_kernel() {
-    local modules
+    local modules name kept=()
     mv "$1"/boot/vmlinuz-* "$1/Image"
     modules=$(echo "$1"/lib/modules/*/kernel)
     rm -rf "$modules/sound"
-    find "$modules/drivers" -mindepth 1 -maxdepth 1 ! -name net ! -name block ! -name char ! -name vhost ! -name virtio \
-        ! -name vfio ! -name nvdimm ! -name md ! -name dax -exec rm -r {} +
+    for name in "${kept_drivers[@]}"; do
+        kept+=(! -name "$name")
+    done
+    find "$modules/drivers" -mindepth 1 -maxdepth 1 "${kept[@]}" -exec rm -r {} +
+    echo "${kept_drivers[*]}" >"$1/drivers"
 }
 
 fetch_busybox() {

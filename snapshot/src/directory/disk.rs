@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::io::Errno;
 
 use crate::file::WriteAt;
 
@@ -75,6 +76,15 @@ pub trait Disk {
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
 }
 
+/// Whether there is nothing of this name.
+fn is_missing(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
 /// The file system of the host.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OsDisk;
@@ -110,12 +120,22 @@ impl Disk for OsDisk {
     }
 
     fn rename(&self, from: &Path, to: &Path, how: Rename) -> io::Result<()> {
-        let flags = match how {
-            Rename::Replace => RenameFlags::empty(),
-            Rename::New => RenameFlags::NOREPLACE,
-            Rename::Exchange => RenameFlags::EXCHANGE,
-        };
-        Ok(renameat_with(CWD, from, CWD, to, flags)?)
+        let rename = |flags| renameat_with(CWD, from, CWD, to, flags);
+        match how {
+            Rename::Replace => Ok(rename(RenameFlags::empty())?),
+            Rename::New => match rename(RenameFlags::NOREPLACE) {
+                // 9p, NFS and others know no flags. Nobody but us makes a file of this name here: looking first is enough.
+                Err(Errno::INVAL) if is_missing(to)? => Ok(rename(RenameFlags::empty())?),
+                renamed => Ok(renamed?),
+            },
+            Rename::Exchange => match rename(RenameFlags::EXCHANGE) {
+                Err(Errno::INVAL) => Err(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "this file system cannot replace a directory in one go; write to a new one",
+                )),
+                renamed => Ok(renamed?),
+            },
+        }
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
