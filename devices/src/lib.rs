@@ -12,11 +12,13 @@
 //! traits of [`platform`], and file descriptors come to it already open.
 
 mod amba;
+pub mod blk;
 pub mod pci;
 pub mod pl011;
 pub mod pl031;
 pub mod pl061;
 pub mod platform;
+pub mod rate;
 pub mod rng;
 pub mod serve;
 mod sync;

@@ -46,13 +46,13 @@ pub(crate) fn spawn<D: Device>(
 }
 
 /// A second instance, to which nothing but wrong requests are made.
-fn spawn_another<D: Device + 'static>(build: fn() -> D) -> UnixStream {
+fn spawn_another<D: Device>(build: impl FnOnce() -> D + Send + 'static) -> UnixStream {
     spawn(build).0
 }
 
 impl Rig {
-    pub(crate) fn start<D: Device + 'static>(build: fn() -> D) -> Self {
-        let (stream, thread) = spawn(build);
+    pub(crate) fn start<D: Device>(build: impl FnOnce() -> D + Clone + Send + 'static) -> Self {
+        let (stream, thread) = spawn(build.clone());
         let memory = guest_memory();
         let deadlines = Deadlines::start(|| ()).unwrap();
         let expected = Expected { queue_sizes: vec![256], config_size: 0, limit: Duration::from_secs(20) };

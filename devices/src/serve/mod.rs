@@ -34,7 +34,7 @@ use thiserror::Error;
 pub use orders::MAX_ORDER;
 pub use watch::{Wake, Watch};
 
-pub use ring::{Chain, Memory, Progress, Ring, RingFault, serve_chains};
+pub use ring::{Chain, Memory, Progress, Ring, RingFault, serve_chains, serve_while};
 
 /// A device as its process serves it.
 pub trait Device {

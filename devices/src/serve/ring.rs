@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 use vhost_user_backend::VringState;
-use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT};
+use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 /// Guest memory as mapped in a device process.
@@ -51,13 +51,29 @@ pub fn serve_chains(
     budget: usize,
     mut serve_one: impl FnMut(Chain<'_>) -> u32,
 ) -> Result<Progress, RingFault> {
+    serve_while(ring, memory, budget, |chain| Some(serve_one(chain)))
+}
+
+/// As [`serve_chains`], for a device that may have to wait: a chain that `serve_one` answers with `None` stays available,
+/// and the device sees to it that the queue is served again ([`Wake::queue`](super::Wake::queue)).
+pub fn serve_while(
+    ring: &mut Ring,
+    memory: &Memory,
+    budget: usize,
+    mut serve_one: impl FnMut(Chain<'_>) -> Option<u32>,
+) -> Result<Progress, RingFault> {
     let mut served = 0;
-    let progress = loop {
+    let progress = 'rounds: loop {
         let before = served;
         while served < budget {
-            let Some(chain) = ring.get_queue_mut().iter(memory)?.next() else { break };
+            let queue = ring.get_queue_mut();
+            let position = queue.next_avail();
+            let Some(chain) = queue.iter(memory)?.next() else { break };
             let head = chain.head_index();
-            let written = serve_one(chain);
+            let Some(written) = serve_one(chain) else {
+                ring.get_queue_mut().set_next_avail(position);
+                break 'rounds Progress::Idle;
+            };
             ring.add_used(head, written)?;
             served += 1;
         }
