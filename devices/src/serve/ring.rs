@@ -63,6 +63,8 @@ pub fn serve_while(
     mut serve_one: impl FnMut(Chain<'_>) -> Option<u32>,
 ) -> Result<Progress, RingFault> {
     let mut served = 0;
+// The ring has said that there is something since it was last looked through.
+    let mut announced = false;
     let progress = 'rounds: loop {
         let before = served;
         while served < budget {
@@ -80,12 +82,14 @@ pub fn serve_while(
         if served == budget {
             break Progress::More;
         }
-        if !ring.enable_notification()? {
-            break Progress::Idle;
-        }
-        if served == before {
+        if announced && served == before {
             // Something is available, and yet there was no chain.
             return Err(RingFault::Unreadable);
+        }
+        // What the guest makes available after the last look is seen here.
+        announced = ring.enable_notification()?;
+        if !announced {
+            break Progress::Idle;
         }
     };
     if served > 0 && ring.needs_notification()? {
