@@ -32,7 +32,8 @@ pub use action::{
     VmSnapshotConfig, ZoneUpdate,
 };
 pub use check::{
-    Checked, ConfigError, Cpus, Fault, Limits, Memory, Output, Payload, PciPlace, Rng, check, names,
+    Checked, ConfigError, Cpus, Fault, Fs, GenericVhostUser, Limits, Memory, Output, Payload, PciPlace, Rng,
+    check, names,
 };
 pub use console::{ConsoleConfig, DebugConsoleConfig, Mode, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuTopology, CpusConfig, MteRequest};

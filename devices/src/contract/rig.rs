@@ -55,7 +55,7 @@ impl Rig {
         let (stream, thread) = spawn(build.clone());
         let memory = guest_memory();
         let deadlines = Deadlines::start(|| ()).unwrap();
-        let expected = Expected { queue_sizes: vec![256], config_size: 0, limit: Duration::from_secs(20) };
+        let expected = Expected { limit: Duration::from_secs(20), ..Expected::rng() };
         let process = DeviceProcess::connect(stream, deadlines, memory.clone(), expected).unwrap();
         let errors = process.errors().unwrap();
         let eventfd = || EventFd::new(EFD_NONBLOCK).unwrap();

@@ -47,6 +47,12 @@ pub trait VirtioBackend: Send {
     /// The device-specific configuration, at most 4,096 bytes of it.
     fn config(&self) -> &[u8];
 
+    /// Fills `data`, which the guest reads at `offset` of the configuration; with zeros beyond its end.
+    fn read_config(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
+        read_slice(self.config(), offset, data);
+        Ok(())
+    }
+
     /// Passes on a write of the guest, which lies within [`VirtioBackend::config`].
     fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault>;
 
@@ -64,4 +70,12 @@ pub trait VirtioBackend: Send {
 
     /// Goes on over `stream` with a new process in the place of one that is gone; the back end is stopped then.
     fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault>;
+}
+
+/// Fills `data` from `offset` of `config` on; with zeros beyond its end.
+pub(super) fn read_slice(config: &[u8], offset: u64, data: &mut [u8]) {
+    let at = |index: usize| usize::try_from(offset).ok()?.checked_add(index).and_then(|at| config.get(at));
+    for (index, byte) in data.iter_mut().enumerate() {
+        *byte = at(index).copied().unwrap_or(0);
+    }
 }

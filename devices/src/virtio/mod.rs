@@ -15,6 +15,6 @@ pub mod transport;
 
 pub use backend::{QueueSetup, VirtioBackend};
 pub use fault::{DeviceFault, Fault, GuestFault, Ring};
-pub use frontend::{Deadlines, DeviceProcess, Expected};
+pub use frontend::{ConfigSource, Deadlines, DeviceProcess, Expected};
 pub use spec::DeviceType;
 pub use transport::{DriverEvent, DriverSink, FaultSink, GuestMemory, VirtioPciDevice};

@@ -96,29 +96,63 @@ pub mod common {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeviceType {
     /// Network card (§5.1).
-    Net = 1,
+    Net,
     /// Block device (§5.2).
-    Block = 2,
+    Block,
     /// Console (§5.3).
-    Console = 3,
+    Console,
     /// Entropy source (§5.4).
-    Rng = 4,
+    Rng,
     /// Memory balloon (§5.5).
-    Balloon = 5,
+    Balloon,
     /// Socket device (§5.10).
-    Vsock = 19,
+    Vsock,
     /// File system (§5.11).
-    Fs = 26,
+    Fs,
     /// Persistent memory (§5.19).
-    Pmem = 27,
+    Pmem,
     /// Watchdog, as Cloud Hypervisor numbers it.
-    Watchdog = 35,
+    Watchdog,
+    /// Any other, of that number; none of the above.
+    Other(u16),
 }
 
 impl DeviceType {
+    /// The kind of that number.
+    pub fn of(number: u16) -> Self {
+        let named = [
+            Self::Net,
+            Self::Block,
+            Self::Console,
+            Self::Rng,
+            Self::Balloon,
+            Self::Vsock,
+            Self::Fs,
+            Self::Pmem,
+            Self::Watchdog,
+        ];
+        named.into_iter().find(|kind| kind.number() == number).unwrap_or(Self::Other(number))
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Net => 1,
+            Self::Block => 2,
+            Self::Console => 3,
+            Self::Rng => 4,
+            Self::Balloon => 5,
+            Self::Vsock => 19,
+            Self::Fs => 26,
+            Self::Pmem => 27,
+            Self::Watchdog => 35,
+            Self::Other(number) => number,
+        }
+    }
+
     /// The PCI device id of a modern device of this kind.
     pub const fn pci_device_id(self) -> u16 {
-        PCI_DEVICE_ID_BASE + self as u16
+        PCI_DEVICE_ID_BASE + self.number()
     }
 
     /// PCI class, subclass and programming interface.
@@ -128,7 +162,7 @@ impl DeviceType {
             Self::Block | Self::Fs => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
             Self::Vsock => [0x02, 0x80, 0x00],
-            Self::Rng | Self::Balloon | Self::Pmem | Self::Watchdog => [0xff, 0x00, 0x00],
+            Self::Rng | Self::Balloon | Self::Pmem | Self::Watchdog | Self::Other(_) => [0xff, 0x00, 0x00],
         }
     }
 }

@@ -7,12 +7,13 @@ use granule_api::error::{ApiError, ErrorKind};
 use tokio::sync::mpsc;
 
 use super::children::{Children, SpawnError};
-use super::devices::{self, Planned};
+use super::devices::{self, Device, External, PlanError, Planned};
 use super::driver::Event;
 use super::files::{self, FileError};
+use super::outside::Connections;
 use super::serial_end::{self, SerialError};
 use super::vm::{Created, MteDecision, SerialEnd};
-use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, SerialSpec};
+use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, SerialSpec, Served};
 
 /// Why a boot could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -23,17 +24,29 @@ pub enum BootError {
     /// The serial port's end.
     #[error(transparent)]
     Serial(#[from] SerialError),
+    /// What a device works on, or who serves it.
+    #[error(transparent)]
+    Device(#[from] PlanError),
     /// A device process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The connection to a device of another program.
+    #[error("device {id:?}: its socket cannot be kept")]
+    Keep {
+        /// Which device.
+        id: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 impl BootError {
     /// What a client hears: a file or socket that it named is its own to mend, the rest is not.
     pub fn into_api(self) -> ApiError {
         let kind = match &self {
-            Self::Spawn(_) => ErrorKind::Internal,
-            Self::File(_) | Self::Serial(_) => ErrorKind::BadRequest,
+            Self::Spawn(_) | Self::Keep { .. } => ErrorKind::Internal,
+            Self::File(_) | Self::Serial(_) | Self::Device(_) => ErrorKind::BadRequest,
         };
         ApiError::new(kind, "The VM could not boot").caused_by(Some(&self))
     }
@@ -54,6 +67,7 @@ pub struct Prepared {
 pub fn prepare(
     created: &mut Created,
     children: &mut Children,
+    connections: &mut Connections,
     post: &mpsc::UnboundedSender<Event>,
 ) -> Result<Prepared, BootError> {
     let mut fds = Parcel::default();
@@ -64,7 +78,7 @@ pub fn prepare(
         None => None,
     };
     let (serial, end) = serial(created, &checked, &mut fds, post)?;
-    let devices = devices(created, &checked, children, &mut fds)?;
+    let devices = devices(created, &checked, children, connections, &mut fds)?;
     let spec = BootSpec {
         cpus: CpuSpec {
             count: checked.cpus.boot,
@@ -114,10 +128,32 @@ fn devices(
     created: &mut Created,
     checked: &Checked,
     children: &mut Children,
+    connections: &mut Connections,
     fds: &mut Parcel,
 ) -> Result<Vec<DeviceSpec>, BootError> {
-    let planned = devices::plan(&mut created.config, checked, &mut created.ids)?;
-    planned.into_iter().map(|device| start(device, children, fds)).collect()
+    let planned = devices::plan(&mut created.config, checked, &mut created.ids, connections)?;
+    let specs = planned.into_iter().map(|device| match device {
+        Device::Ours(planned) => start(planned, children, fds),
+        Device::Outside(external) => take_up(external, children, fds),
+    });
+    specs.collect()
+}
+
+/// Keeps an eye on the program that serves a device.
+fn take_up(device: External, children: &mut Children, fds: &mut Parcel) -> Result<DeviceSpec, BootError> {
+    let External { id, target, socket, device, place, queue_sizes } = device;
+    let socket = children
+        .outsiders()
+        .take_up(&id, target, socket)
+        .map_err(|source| BootError::Keep { id: id.clone(), source })?;
+    Ok(DeviceSpec {
+        id,
+        served: Served::Outside(device),
+        segment: place.segment,
+        slot: place.slot,
+        queue_sizes,
+        socket: fds.add(socket),
+    })
 }
 
 /// Starts the process of one device.
@@ -127,7 +163,7 @@ fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<D
     let socket = children.start(recipe)?;
     Ok(DeviceSpec {
         id,
-        kind,
+        served: Served::Ours(kind),
         segment: place.segment,
         slot: place.slot,
         queue_sizes,

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::devices::{Argument, Recipe};
 use super::driver::Event;
 use super::orders::Orders;
+use super::outside::Outsiders;
 
 /// Why a device process did not start.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +44,7 @@ pub struct Children {
     post: mpsc::UnboundedSender<Event>,
     alive: HashMap<String, Running>,
     leaving: Vec<Running>,
+    outsiders: Outsiders,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,14 @@ struct Running {
 impl Children {
     /// Nobody yet. Deaths are told through `post`.
     pub fn new(seccomp: SeccompMode, post: mpsc::UnboundedSender<Event>) -> io::Result<Self> {
-        Ok(Self { executable: Executable::own()?, seccomp, post, alive: HashMap::new(), leaving: Vec::new() })
+        Ok(Self {
+            executable: Executable::own()?,
+            seccomp,
+            outsiders: Outsiders::new(post.clone()),
+            post,
+            alive: HashMap::new(),
+            leaving: Vec::new(),
+        })
     }
 
     /// Starts the process that serves `recipe`; answers the front end's end of its socket.
@@ -72,8 +81,14 @@ impl Children {
         Some(self.launch(old.recipe, old.generation + 1))
     }
 
-    /// Ends the process that serves `id`; its death is told like any other.
+    /// The devices that other programs serve.
+    pub fn outsiders(&mut self) -> &mut Outsiders {
+        &mut self.outsiders
+    }
+
+    /// Ends the process that serves `id`, or the connection with the program that does; its death is told like any other.
     pub fn kill(&self, id: &str) {
+        self.outsiders.hang_up(id);
         if let Some(Err(error)) = self.alive.get(id).map(|running| running.child.kill()) {
             tracing::warn!(id, %error, "a device process could not be ended");
         }
@@ -107,6 +122,7 @@ impl Children {
     /// Ends all of them and waits for each: SIGKILL cannot be refused, so this takes no time worth the name.
     pub fn end_all(&mut self) {
         self.expect_end();
+        self.outsiders.forget_all();
         for Running { child, watcher, recipe, .. } in self.leaving.drain(..) {
             watcher.abort();
             match child.kill().and_then(|()| child.wait()) {

@@ -9,6 +9,7 @@
 //!  devices    what each kind of device is started with
 //!  orders     requests to device processes
 //!  children   device processes                     link    the socket to `machine`
+//!  outside    devices that other programs serve
 //! ```
 
 mod admission;
@@ -24,6 +25,7 @@ mod info;
 mod inherited;
 mod link;
 mod orders;
+mod outside;
 mod plan;
 mod refusal;
 mod serial_end;

@@ -5,6 +5,7 @@
 //! vm.info; other requests wait their turn.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 
 use granule_api::config::VmConfig;
 use granule_api::error::ApiError;
@@ -18,6 +19,8 @@ pub enum Step {
     Probe,
     /// Check the plan's configuration and take it.
     Create,
+    /// Connect to the programs that serve devices.
+    Connect,
     /// Spawn devices, build the machine, start it.
     Boot,
     /// Stop the vCPUs.
@@ -32,6 +35,8 @@ pub enum Step {
     Forget,
     /// Give a device whose process died its successor.
     Replace,
+    /// Tell the guest that a device is served by nobody.
+    Orphan,
     /// Tell an event of the machine.
     Tell(&'static str),
     /// End everything with this code.
@@ -44,11 +49,12 @@ impl Step {
         match self {
             Self::Probe => "The host could not be looked at",
             Self::Create => "The VM could not be created",
-            Self::Boot => "The VM could not boot",
+            Self::Connect | Self::Boot => "The VM could not boot",
             Self::Pause => "The VM could not be paused",
             Self::Resume => "The VM could not resume",
             Self::PowerButton => "The power button could not be pressed",
             Self::Stop => "The VM could not shutdown",
+            Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
             Self::Forget | Self::Tell(_) | Self::Exit(_) => "The request failed",
         }
@@ -113,6 +119,8 @@ pub struct Plan {
     pub config: Option<Box<VmConfig>>,
     /// The device that [`Step::Replace`] is about.
     pub device: Option<String>,
+    /// The connection that [`Step::Replace`] goes on with; a new process is started where there is none.
+    pub socket: Option<OwnedFd>,
     /// Which guest it is about, counted from the first boot; `None` where it is about no guest in particular.
     pub guest: Option<u64>,
     /// The step under way and the id of the command it waits for.
@@ -128,6 +136,7 @@ impl Plan {
             audience,
             config: None,
             device: None,
+            socket: None,
             guest: None,
             awaiting: None,
         }

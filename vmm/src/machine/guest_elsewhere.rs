@@ -79,6 +79,11 @@ impl Guest {
     }
 
     /// No guest.
+    pub fn backend_gone(&self, _: &str) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
     pub fn config_changed(&self, _: &str) -> Result<(), WrongArchitecture> {
         match *self {}
     }

@@ -114,6 +114,7 @@ impl Machine {
                 let connection = fds.take(connection)?;
                 self.guest()?.attach_serial(connection);
             }
+            Command::BackendGone { id } => self.guest()?.backend_gone(&id)?,
             Command::ConfigChanged { id } => self.guest()?.config_changed(&id)?,
             Command::ReplaceBackend { id, socket } => {
                 let socket = fds.take(socket)?;

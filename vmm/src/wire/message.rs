@@ -42,6 +42,11 @@ pub enum Command {
         /// Connected vhost-user socket.
         socket: FdSlot,
     },
+    /// Nobody serves a device any more, and it is not known when somebody will: tell the guest.
+    BackendGone {
+        /// The device's id.
+        id: String,
+    },
     /// The configuration space of a device has changed in its process: read it again and tell the guest.
     ConfigChanged {
         /// The device's id.
@@ -119,8 +124,8 @@ pub enum SerialSpec {
 pub struct DeviceSpec {
     /// Unique id, as in `vm.info`.
     pub id: String,
-    /// What it is.
-    pub kind: DeviceKind,
+    /// What it is, and who serves it.
+    pub served: Served,
     /// PCI segment.
     pub segment: u16,
     /// Slot on the root bus, 1..=31; the first free one where none is given.
@@ -129,6 +134,33 @@ pub struct DeviceSpec {
     pub queue_sizes: Vec<u16>,
     /// Connected vhost-user socket of the process that serves it.
     pub socket: FdSlot,
+}
+
+/// Who serves a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Served {
+    /// A process of ours.
+    Ours(DeviceKind),
+    /// Another program.
+    Outside(OutsideDevice),
+}
+
+/// What a guest is told of a device that another program serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutsideDevice {
+    /// The virtio device type.
+    pub device_type: u16,
+    /// Where its configuration comes from.
+    pub config: OutsideConfig,
+}
+
+/// The device-specific configuration of a device that another program serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OutsideConfig {
+    /// Its program is asked at each access of the guest.
+    OnDemand,
+    /// This, whatever its program says.
+    Given(Vec<u8>),
 }
 
 /// Device types that have a back end.

@@ -17,12 +17,6 @@ const REFUSALS: &[Refusal] = &[
     refusal("disks", |vm| !vm.disks.is_empty(), "disks are not supported yet"),
     refusal("net", |vm| !vm.net.is_empty(), "network interfaces are not supported yet"),
     refusal("balloon", |vm| vm.balloon.is_some(), "the balloon is not supported yet"),
-    refusal("fs", |vm| !vm.fs.is_empty(), "virtio-fs is not supported yet"),
-    refusal(
-        "generic_vhost_user",
-        |vm| !vm.generic_vhost_user.is_empty(),
-        "generic vhost-user devices are not supported yet",
-    ),
     refusal("pmem", |vm| !vm.pmem.is_empty(), "persistent memory is not supported yet"),
     refusal("devices", |vm| !vm.devices.is_empty(), "VFIO devices are not supported yet"),
     refusal("user_devices", |vm| !vm.user_devices.is_empty(), "vfio-user devices are not supported"),

@@ -6,6 +6,7 @@
 
 mod built;
 mod error;
+pub mod external;
 mod machine;
 mod output;
 mod places;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CoreScheduling, CpuTopology, MteRequest, VmConfig};
 pub use error::{ConfigError, Fault};
+pub use external::{Fs, GenericVhostUser};
 pub use output::Output;
 pub use places::{PciPlace, names};
 
@@ -55,6 +57,10 @@ pub struct Checked {
     pub console: Output,
     /// The entropy device.
     pub rng: Rng,
+    /// Shared directories.
+    pub fs: Vec<Fs>,
+    /// Devices that other programs serve whole.
+    pub generic_vhost_user: Vec<GenericVhostUser>,
     /// PCI segments, 1 or more.
     pub pci_segments: u16,
 }
@@ -128,6 +134,19 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         source: machine::path("rng.src", &config.rng.src)?,
         place: places::place("rng", config.rng.pci_segment, config.rng.pci_device_id, pci_segments)?,
     };
+    let fs = each("fs", &config.fs, |field, fs| external::fs(field, fs, pci_segments))?;
+    let generic_vhost_user = each("generic_vhost_user", &config.generic_vhost_user, |field, device| {
+        external::generic(field, device, pci_segments)
+    })?;
     places::unique_ids(config)?;
-    Ok(Checked { cpus, memory, payload, serial, console, rng, pci_segments })
+    Ok(Checked { cpus, memory, payload, serial, console, rng, fs, generic_vhost_user, pci_segments })
+}
+
+/// Checks every item of a list; `check` is told its place, as in `disks[1]`.
+fn each<T, C>(
+    list: &str,
+    items: &[T],
+    check: impl Fn(&str, &T) -> Result<C, ConfigError>,
+) -> Result<Vec<C>, ConfigError> {
+    items.iter().enumerate().map(|(index, item)| check(&format!("{list}[{index}]"), item)).collect()
 }

@@ -122,7 +122,6 @@ fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
         ("disks", r#""disks":[{"path":"/d"}]"#),
         ("net", r#""net":[{}]"#),
-        ("fs", r#""fs":[{"tag":"t","socket":"/s"}]"#),
         ("pmem", r#""pmem":[{"file":"/p"}]"#),
         ("vsock", r#""vsock":{"cid":3,"socket":"/v"}"#),
         ("balloon", r#""balloon":{"size":0}"#),

@@ -14,7 +14,7 @@ mod process;
 mod session;
 
 pub use deadline::{Armed, Deadlines};
-pub use process::{DeviceProcess, Expected};
+pub use process::{ConfigSource, DeviceProcess, Expected};
 
 #[cfg(test)]
 mod stock_tests;

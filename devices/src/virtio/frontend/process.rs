@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::deadline::Deadlines;
 use super::session::Session;
-use crate::virtio::backend::{QueueSetup, VirtioBackend};
+use crate::virtio::backend::{QueueSetup, VirtioBackend, read_slice};
 use crate::virtio::fault::{DeviceFault, Fault};
 use crate::virtio::transport::GuestMemory;
 
@@ -25,6 +25,8 @@ pub struct Expected {
     pub queue_sizes: Vec<u16>,
     /// Bytes of device-specific configuration, at most 256.
     pub config_size: usize,
+    /// What becomes of it.
+    pub config: ConfigSource,
     /// How long each request may take.
     pub limit: Duration,
 }
@@ -35,8 +37,20 @@ impl Expected {
 
     /// What is expected of an entropy device: one queue, nothing to configure.
     pub fn rng() -> Self {
-        Self { queue_sizes: vec![256], config_size: 0, limit: Self::LIMIT }
+        Self { queue_sizes: vec![256], config_size: 0, config: ConfigSource::Read, limit: Self::LIMIT }
     }
+}
+
+/// Where the device-specific configuration comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// From the process, as a whole.
+    #[default]
+    Read,
+    /// From the process, at each access of the guest: nobody but the process knows how long it is.
+    OnDemand,
+    /// From us; the process is not asked.
+    Given(Vec<u8>),
 }
 
 /// A device process, over its vhost-user socket.
@@ -135,14 +149,26 @@ impl VirtioBackend for DeviceProcess {
         &self.config
     }
 
+    fn read_config(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
+        if self.expected.config == ConfigSource::OnDemand {
+            return self.session.read_config_at(offset, data);
+        }
+        read_slice(&self.config, offset, data);
+        Ok(())
+    }
+
     fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), Fault> {
+        if !self.session.has_config() {
+            // Read-only, as far as we know.
+            return Ok(());
+        }
         let flags = VhostUserConfigFlags::empty();
         self.session.ask("SET_CONFIG", |frontend| frontend.set_config(offset as u32, flags, data))?;
         self.refresh_config()
     }
 
     fn refresh_config(&mut self) -> Result<(), Fault> {
-        self.config = self.session.read_config(self.expected.config_size)?;
+        self.config = configuration(&mut self.session, &self.expected)?;
         Ok(())
     }
 
@@ -187,6 +213,15 @@ fn open(
 ) -> Result<(Session, Vec<u8>), Fault> {
     let queues = expected.queue_sizes.len();
     let mut session = Session::open(stream, Arc::clone(deadlines), expected.limit, queues)?;
-    let config = session.read_config(expected.config_size)?;
+    let config = configuration(&mut session, expected)?;
     Ok((session, config))
+}
+
+/// The device-specific configuration as far as it is kept here; zeros stand in for what is read on demand.
+fn configuration(session: &mut Session, expected: &Expected) -> Result<Vec<u8>, Fault> {
+    match &expected.config {
+        ConfigSource::Read => session.read_config(expected.config_size),
+        ConfigSource::OnDemand => Ok(vec![0; expected.config_size]),
+        ConfigSource::Given(config) => Ok(config.clone()),
+    }
 }

@@ -26,6 +26,7 @@ pub(super) struct Session {
     limit: Duration,
     broken: bool,
     features: u64,
+    protocol: VhostUserProtocolFeatures,
 }
 
 impl Session {
@@ -46,6 +47,7 @@ impl Session {
             limit,
             broken: false,
             features: 0,
+            protocol: VhostUserProtocolFeatures::empty(),
         };
         session.ask("SET_OWNER", |frontend| frontend.set_owner())?;
         session.features = session.ask("GET_FEATURES", |frontend| frontend.get_features())?;
@@ -66,15 +68,14 @@ impl Session {
         let offered = self.ask("GET_PROTOCOL_FEATURES", |frontend| frontend.get_protocol_features())?;
         let agreed = offered & known;
         self.ask("SET_PROTOCOL_FEATURES", |frontend| frontend.set_protocol_features(agreed))?;
+        self.protocol = agreed;
         if agreed.contains(VhostUserProtocolFeatures::REPLY_ACK) {
             self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
         }
-        let available = if agreed.contains(VhostUserProtocolFeatures::MQ) {
-            self.ask("GET_QUEUE_NUM", |frontend| frontend.get_queue_num())?
-        } else {
-            1
-        };
-        if available < queues as u64 {
+        // Without the feature nobody can say how many there are; a queue too many is refused when it is set up.
+        if agreed.contains(VhostUserProtocolFeatures::MQ)
+            && self.ask("GET_QUEUE_NUM", |frontend| frontend.get_queue_num())? < queues as u64
+        {
             return Err(DeviceFault::Lacks("as many queues as are configured").into());
         }
         Ok(())
@@ -85,10 +86,37 @@ impl Session {
         self.features & !PROTOCOL_FEATURES
     }
 
+    /// Whether the process has a device-specific configuration to read and write.
+    pub fn has_config(&self) -> bool {
+        self.protocol.contains(VhostUserProtocolFeatures::CONFIG)
+    }
+
+    /// Fills `data` from `offset` of the device-specific configuration on; with zeros where the process has none.
+    pub fn read_config_at(&mut self, offset: u64, data: &mut [u8]) -> Result<(), Fault> {
+        data.fill(0);
+        let Some(offset) = u32::try_from(offset).ok().filter(|_| self.has_config()) else { return Ok(()) };
+        let (room, flags) = (vec![0; data.len()], VhostUserConfigFlags::empty());
+        let answer = self.ask("GET_CONFIG", |frontend| {
+            match frontend.get_config(offset, room.len() as u32, flags, &room) {
+                Ok((_, config)) => Ok(Some(config)),
+                // The guest reads where the process has nothing, and that is the guest's business.
+                Err(vhost::Error::VhostUserProtocol(ProtocolError::BackendInternalError)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })?;
+        if let Some(config) = answer.filter(|config| config.len() == data.len()) {
+            data.copy_from_slice(&config);
+        }
+        Ok(())
+    }
+
     /// Reads the first `size` bytes of the device-specific configuration.
     pub fn read_config(&mut self, size: usize) -> Result<Vec<u8>, Fault> {
         if size == 0 {
             return Ok(Vec::new());
+        }
+        if !self.has_config() {
+            return Err(DeviceFault::Lacks("VHOST_USER_PROTOCOL_F_CONFIG").into());
         }
         let room = vec![0; size];
         let flags = VhostUserConfigFlags::empty();

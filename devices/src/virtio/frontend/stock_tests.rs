@@ -111,7 +111,12 @@ fn daemon() -> UnixStream {
 #[test]
 fn a_daemon_of_vhost_user_backend_is_driven_like_our_own() {
     let memory = guest_memory();
-    let expected = Expected { queue_sizes: vec![256; 2], config_size: 2, limit: Duration::from_secs(20) };
+    let expected = Expected {
+        queue_sizes: vec![256; 2],
+        config_size: 2,
+        limit: Duration::from_secs(20),
+        ..Expected::rng()
+    };
     let deadlines = Deadlines::start(|| ()).unwrap();
     let mut process = DeviceProcess::connect(daemon(), deadlines, memory.clone(), expected).unwrap();
     assert_eq!(process.config(), [3, 4]);

@@ -169,10 +169,9 @@ impl VirtioPciDevice {
         }
     }
 
-    fn read_device_config(&self, offset: u64, data: &mut [u8]) {
-        let config = self.backend.config();
-        for (index, byte) in data.iter_mut().enumerate() {
-            *byte = usize::try_from(offset).ok().and_then(|at| config.get(at + index)).copied().unwrap_or(0);
+    fn read_device_config(&mut self, offset: u64, data: &mut [u8]) {
+        if let Err(fault) = self.backend.read_config(offset, data) {
+            self.fail(&fault);
         }
     }
 

@@ -12,7 +12,6 @@ pub struct Ids {
 
 impl Ids {
     /// The name of a device that was given none, the next of `prefix`, and not one of `taken`.
-    #[allow(dead_code, reason = "the entropy source has a fixed name")]
     pub fn give(&mut self, prefix: &str, taken: &BTreeSet<String>) -> String {
         loop {
             let name = format!("{prefix}{}", self.next);
@@ -25,7 +24,6 @@ impl Ids {
 }
 
 /// Every name that a configuration has given.
-#[allow(dead_code, reason = "the entropy source has a fixed name")]
 pub fn taken(config: &VmConfig) -> BTreeSet<String> {
     granule_api::config::names(config).map(str::to_owned).collect()
 }

@@ -5,6 +5,7 @@
 //!  Checked ── KIND.rs ──► Planned ── Children::start ──► process, DeviceSpec for `machine`
 //! ```
 
+mod external;
 mod ids;
 mod rng;
 
@@ -14,9 +15,31 @@ use std::os::fd::OwnedFd;
 use granule_api::config::{Checked, PciPlace, VmConfig};
 
 use super::files::FileError;
+use super::outside::{ConnectError, Connections};
 use crate::wire::DeviceKind;
 
+pub use external::{External, targets};
 pub use ids::Ids;
+
+/// Why a device could not be planned.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A file that it works on.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The program that serves it.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+}
+
+/// A device of the configuration, ready to be given to `machine`.
+#[derive(Debug)]
+pub enum Device {
+    /// A process of ours serves it, which is still to be started.
+    Ours(Planned),
+    /// Another program serves it, and is connected.
+    Outside(External),
+}
 
 /// A device that can be started: everything that it works on is open.
 #[derive(Debug)]
@@ -61,8 +84,18 @@ impl Argument {
 ///
 /// The order is Cloud Hypervisor's, which clients know `/dev/vda` by: console, disks, network, entropy, persistent
 /// memory, shared directories, sockets, balloon, watchdog.
-pub fn plan(config: &mut VmConfig, checked: &Checked, ids: &mut Ids) -> Result<Vec<Planned>, FileError> {
-    // The entropy source has a fixed name.
-    let _ = ids;
-    Ok(vec![rng::plan(config, &checked.rng)?])
+pub fn plan(
+    config: &mut VmConfig,
+    checked: &Checked,
+    ids: &mut Ids,
+    connections: &mut Connections,
+) -> Result<Vec<Device>, PlanError> {
+    let mut devices = vec![Device::Ours(rng::plan(config, &checked.rng)?)];
+    for (index, fs) in checked.fs.iter().enumerate() {
+        devices.push(Device::Outside(external::fs(index, config, fs, ids, connections)?));
+    }
+    for (index, device) in checked.generic_vhost_user.iter().enumerate() {
+        devices.push(Device::Outside(external::generic(index, config, device, ids, connections)?));
+    }
+    Ok(devices)
 }

@@ -29,6 +29,7 @@ use super::create;
 use super::events::EventMonitor;
 use super::host::HostView;
 use super::link::MachineLink;
+use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
 use super::vm::{SerialEnd, Vm};
 use crate::wire::{ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, Outcome};
@@ -42,6 +43,10 @@ pub enum Event {
     Machine(Result<FromMachine, ChannelError>),
     /// A device process has answered an order; the number is what the plan waits for.
     Ordered(u32, Result<Outcome, Failure>),
+    /// The programs that serve devices are connected, or one of them could not be.
+    Connected(u32, Result<Connections, Failure>),
+    /// A program that serves a device had hung up.
+    Sought(Sought),
     /// A device process ended.
     Death(Death),
     /// A client connected to the serial socket.
@@ -73,6 +78,7 @@ pub struct Driver {
     waiting: VecDeque<Request>,
     urgent: VecDeque<Plan>,
     serial_in_boot: Option<SerialEnd>,
+    connections: Connections,
     boots: u64,
     end: Option<End>,
 }
@@ -114,6 +120,7 @@ impl Driver {
             waiting: VecDeque::new(),
             urgent: VecDeque::new(),
             serial_in_boot: None,
+            connections: Connections::default(),
             boots: 0,
             end: None,
         };
@@ -124,7 +131,7 @@ impl Driver {
 
     /// Creates and boots the machine that the command line describes.
     pub fn boot_from_command_line(&mut self, config: granule_api::config::VmConfig) {
-        let mut plan = Plan::new("boot", [Step::Create, Step::Boot], Audience::CommandLine);
+        let mut plan = Plan::new("boot", [Step::Create, Step::Connect, Step::Boot], Audience::CommandLine);
         plan.config = Some(Box::new(config));
         self.urgent.push_back(plan);
         self.next_plan();
@@ -163,6 +170,8 @@ impl Driver {
                 self.end = Some(End::MachineLost);
             }
             Event::Ordered(id, body) => self.on_reply(id, body),
+            Event::Connected(id, connected) => self.on_connected(id, connected),
+            Event::Sought(sought) => self.on_sought(sought),
             Event::Death(death) => self.on_death(death),
             Event::SerialClient(connection) => {
                 let attach = Command::AttachSerial { connection: FdSlot(0) };

@@ -1,6 +1,7 @@
 //! What happens unasked: the guest ends itself, a device process dies, a signal comes.
 
 use super::super::children::Death;
+use super::super::outside::Sought;
 use super::super::plan::{Audience, Plan, Step};
 use super::Driver;
 use crate::wire::{GuestEnd, Notice};
@@ -10,12 +11,12 @@ const MAX_RESTARTS: u32 = 32;
 
 impl Driver {
     pub(super) fn on_notice(&mut self, notice: Notice) {
-        use Step::{Boot, Exit, Forget, Stop, Tell};
+        use Step::{Boot, Connect, Exit, Forget, Stop, Tell};
         match notice {
             Notice::GuestEnded(GuestEnd::Reset) => {
                 self.queue_for_guest(Plan::new(
                     "reboot",
-                    [Tell("rebooting"), Stop, Boot, Tell("rebooted")],
+                    [Tell("rebooting"), Stop, Connect, Boot, Tell("rebooted")],
                     Audience::CommandLine,
                 ));
             }
@@ -61,17 +62,36 @@ impl Driver {
     }
 
     pub(super) fn on_death(&mut self, death: Death) {
-        if self.children.generation(&death.id) != Some(death.generation) {
+        let outside = self.children.outsiders().generation(&death.id) == Some(death.generation);
+        if !outside && self.children.generation(&death.id) != Some(death.generation) {
             return;
         }
         tracing::warn!(id = death.id, how = death.how, "a device process died");
         self.events.tell_device("died", &death.id);
+        if outside {
+            self.children.outsiders().seek(&death.id);
+            return;
+        }
         if death.generation > MAX_RESTARTS {
             self.events.tell_device("given-up", &death.id);
             return;
         }
         let mut plan = Plan::new("device restart", [Step::Replace], Audience::Log);
         plan.device = Some(death.id);
+        self.queue_for_guest(plan);
+    }
+
+    /// A program that serves a device had hung up, and is back or stays away.
+    pub(super) fn on_sought(&mut self, sought: Sought) {
+        let (id, generation, step, socket) = match sought {
+            Sought::Back { id, generation, socket } => (id, generation, Step::Replace, Some(socket)),
+            Sought::Away { id, generation } => (id, generation, Step::Orphan, None),
+        };
+        if self.children.outsiders().generation(&id) != Some(generation) {
+            return;
+        }
+        let mut plan = Plan::new("device restart", [step], Audience::Log);
+        (plan.device, plan.socket) = (Some(id), socket);
         self.queue_for_guest(plan);
     }
 }

@@ -31,7 +31,7 @@ impl Driver {
 
     /// Turns an admitted request into a plan and starts it.
     pub(super) fn plan_for(&mut self, verb: Verb, request: Request) {
-        use Step::{Boot, Create, Exit, Forget, Pause, PowerButton, Resume, Stop, Tell};
+        use Step::{Boot, Connect, Create, Exit, Forget, Pause, PowerButton, Resume, Stop, Tell};
         let live = matches!(self.vm, Vm::Live(..));
         let Request { call, reply, .. } = request;
         let mut config = None;
@@ -42,12 +42,12 @@ impl Driver {
                 }
                 ("create", vec![Create])
             }
-            Verb::Boot => ("boot", vec![Boot]),
+            Verb::Boot => ("boot", vec![Connect, Boot]),
             Verb::Pause => ("pause", vec![Pause]),
             Verb::Resume => ("resume", vec![Resume]),
             Verb::PowerButton => ("power-button", vec![PowerButton]),
             Verb::Shutdown => ("shutdown", vec![Stop, Tell("shutdown")]),
-            Verb::Reboot => ("reboot", vec![Tell("rebooting"), Stop, Boot, Tell("rebooted")]),
+            Verb::Reboot => ("reboot", vec![Tell("rebooting"), Stop, Connect, Boot, Tell("rebooted")]),
             Verb::Delete if live => ("delete", vec![Stop, Tell("shutdown"), Forget]),
             Verb::Delete => ("delete", vec![Forget]),
             Verb::ShutdownMonitor if live => ("shutdown", vec![Stop, Tell("shutdown"), Forget, Exit(0)]),

@@ -6,9 +6,11 @@ use granule_api::error::{ApiError, ErrorKind};
 
 use super::super::boot::{self, BootError};
 use super::super::create;
+use super::super::devices;
 use super::super::host::HostView;
 use super::super::info;
 use super::super::orders::OrderError;
+use super::super::outside::{self, Connections};
 use super::super::plan::{Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
 use super::super::vm::{Live, SerialEnd, Vm};
@@ -27,6 +29,7 @@ impl Driver {
                     .ok_or_else(|| refusal(ErrorKind::BadRequest, "the body is missing"))?;
                 self.vm = Vm::Created(Box::new(create::create(*config, &self.defaults, &self.host)?));
             }
+            Step::Connect => return self.start_connecting(),
             Step::Boot => return self.start_boot(),
             Step::Pause => {
                 self.events.tell("vm", "pausing");
@@ -43,6 +46,11 @@ impl Driver {
             }
             Step::Stop => {}
             Step::Replace => return self.start_replacement(plan),
+            Step::Orphan => {
+                if let Some(id) = plan.device.clone() {
+                    return self.command(Command::BackendGone { id }, &[]);
+                }
+            }
             Step::Forget => {
                 if !matches!(std::mem::replace(&mut self.vm, Vm::Absent), Vm::Absent) {
                     self.events.tell("vm", "deleted");
@@ -100,7 +108,7 @@ impl Driver {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
         };
         self.events.tell("vm", "booting");
-        let prepared = boot::prepare(created, &mut self.children, &self.post);
+        let prepared = boot::prepare(created, &mut self.children, &mut self.connections, &self.post);
         let boot::Prepared { spec, fds, serial } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -113,18 +121,46 @@ impl Driver {
         self.command(Command::Boot(Box::new(spec)), &borrowed)
     }
 
-    pub(super) fn start_replacement(&mut self, plan: &Plan) -> Result<Progress, ApiError> {
+    /// Connects to the programs that serve devices; they may be slow, or not there.
+    fn start_connecting(&mut self) -> Result<Progress, ApiError> {
+        self.connections = Connections::default();
+        let targets = self.vm.created().map(|created| devices::targets(&created.checked)).unwrap_or_default();
+        if targets.is_empty() || matches!(self.vm, Vm::Live(..)) {
+            return Ok(Progress::Done);
+        }
+        let awaited = self.link.skip_id();
+        let post = self.post.clone();
+        tokio::spawn(async move {
+            let connected = outside::connect_all(targets).await;
+            let connected = connected.map_err(|error| Failure::from(error).blamed(Blame::Request));
+            // The driver is gone only when everything ends.
+            let _ = post.send(Event::Connected(awaited, connected));
+        });
+        Ok(Progress::Awaits(awaited))
+    }
+
+    pub(super) fn on_connected(&mut self, id: u32, connected: Result<Connections, Failure>) {
+        let outcome = connected.map(|connections| self.connections = connections);
+        self.on_reply(id, outcome.map(|()| Outcome::Done));
+    }
+
+    pub(super) fn start_replacement(&mut self, plan: &mut Plan) -> Result<Progress, ApiError> {
         let Some(id) = plan.device.clone().filter(|_| matches!(self.vm, Vm::Live(..))) else {
             return Ok(Progress::Done);
         };
-        match self.children.restart(&id) {
+        let successor = match plan.socket.take() {
+            Some(socket) => {
+                let taken = self.children.outsiders().take_back(&id, socket);
+                taken.map(|taken| taken.map_err(Failure::from))
+            }
+            None => self.children.restart(&id).map(|restarted| restarted.map_err(Failure::from)),
+        };
+        match successor {
             None => Ok(Progress::Done),
             Some(Ok(socket)) => {
                 self.command(Command::ReplaceBackend { id, socket: FdSlot(0) }, &[socket.as_fd()])
             }
-            Some(Err(error)) => {
-                Err(from_failure("The device process could not be started anew", &error.into()))
-            }
+            Some(Err(error)) => Err(from_failure("The device process could not be started anew", &error)),
         }
     }
 
@@ -194,8 +230,14 @@ impl Driver {
                     self.events.tell_device("restarted", id);
                 }
             }
+            (Step::Orphan, Ok(_)) => {
+                if let Some(id) = &plan.device {
+                    self.events.tell_device("needs-reset", id);
+                }
+            }
             (Step::Replace, Err(failure)) => {
                 if let Some(id) = &plan.device {
+                    self.children.outsiders().hang_up(id);
                     self.events.tell_device("needs-reset", id);
                 }
                 return Err(from_failure("The device could not be taken up again", &failure));

@@ -13,7 +13,7 @@ use granule_devices::pl031::Pl031;
 use granule_devices::pl061::Pl061;
 use granule_devices::virtio::frontend::{Deadlines, DeviceProcess, Expected};
 use granule_devices::virtio::{
-    DeviceType, DriverEvent, DriverSink, Fault, FaultSink, GuestMemory, VirtioPciDevice,
+    ConfigSource, DeviceType, DriverEvent, DriverSink, Fault, FaultSink, GuestMemory, VirtioPciDevice,
 };
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioRange};
@@ -26,7 +26,7 @@ use super::wires::SpiLine;
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::GuestRam;
 use crate::machine::turn::{Descriptors, MissingDescriptor};
-use crate::wire::{BusDevice, DeviceKind, DeviceReport, DeviceSpec, Failure, Notice};
+use crate::wire::{BusDevice, DeviceKind, DeviceReport, DeviceSpec, Failure, Notice, OutsideConfig, Served};
 
 /// Why the bus could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +206,7 @@ impl Builder<'_> {
         let doorbells = KvmDoorbells::new(self.vm.clone());
         let device = VirtioPciDevice::new(
             &*id,
-            device_type(spec.kind),
+            device_type(&spec.served),
             Box::new(backend),
             vectors,
             doorbells,
@@ -253,17 +253,23 @@ fn tell_fault(postman: &Postman, id: &str, fault: &Fault) {
     }
 }
 
+/// The most bytes of configuration that vhost-user has room for.
+const MAX_CONFIG: usize = 256;
+
 /// One vector for each queue, and one for changes of configuration.
 fn vectors_of(spec: &DeviceSpec) -> u16 {
     u16::try_from(spec.queue_sizes.len()).unwrap_or(u16::MAX).saturating_add(1)
 }
 
 fn expected(spec: &DeviceSpec) -> Expected {
-    Expected {
-        queue_sizes: spec.queue_sizes.clone(),
-        config_size: config_size(spec.kind),
-        limit: Expected::LIMIT,
-    }
+    let (config_size, config) = match &spec.served {
+        Served::Ours(kind) => (config_size(*kind), ConfigSource::Read),
+        Served::Outside(device) => match &device.config {
+            OutsideConfig::OnDemand => (MAX_CONFIG, ConfigSource::OnDemand),
+            OutsideConfig::Given(config) => (config.len(), ConfigSource::Given(config.clone())),
+        },
+    };
+    Expected { queue_sizes: spec.queue_sizes.clone(), config_size, config, limit: Expected::LIMIT }
 }
 
 /// Bytes of device-specific configuration.
@@ -273,7 +279,14 @@ fn config_size(kind: DeviceKind) -> usize {
     }
 }
 
-fn device_type(kind: DeviceKind) -> DeviceType {
+fn device_type(served: &Served) -> DeviceType {
+    match served {
+        Served::Ours(kind) => type_of(*kind),
+        Served::Outside(device) => DeviceType::of(device.device_type),
+    }
+}
+
+fn type_of(kind: DeviceKind) -> DeviceType {
     match kind {
         DeviceKind::Rng => DeviceType::Rng,
     }

@@ -89,6 +89,15 @@ impl Guest {
         }
     }
 
+    /// Nobody serves a device any more: the guest is told that it needs a reset.
+    pub fn backend_gone(&self, id: &str) -> Result<(), ReplaceError> {
+        let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        device.backend_gone();
+        device.demand_reset();
+        Ok(())
+    }
+
     /// A device's configuration space has changed in its process.
     pub fn config_changed(&self, id: &str) -> Result<(), ReplaceError> {
         let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
