@@ -7,6 +7,7 @@
 //!  boot   ──► which file is a kernel, where it goes, how the first vCPU starts (pure, and one loader)
 //!  kvm    ──► VM, vCPUs, GICv3 and ITS (leaf modules, Arm only)
 //!  mte    ──► what the host's kernel can do with tags; reading and writing them (leaf modules, Arm only)
+//!  state  ──► what all of that remembers, as it is saved (pure)
 //!  host   ──► a report of all that for a person or a client
 //! ```
 //!
@@ -21,3 +22,4 @@ pub mod irq;
 pub mod kvm;
 pub mod layout;
 pub mod mte;
+pub mod state;

@@ -18,6 +18,7 @@ mod gic;
 mod kick;
 mod registers;
 mod routing;
+mod state;
 mod vcpu;
 mod vm;
 
@@ -32,6 +33,8 @@ pub use vm::{MteDecided, NewVm, Vm, WithMemory, WithVcpus, usable_ipa_bits};
 use std::io;
 
 use thiserror::Error;
+
+use crate::state::RegistersError;
 
 /// Why KVM did not build or change a machine.
 #[derive(Debug, Error)]
@@ -66,6 +69,37 @@ pub enum KvmError {
         #[source]
         source: io::Error,
     },
+    /// A saved device lacks a register.
+    #[error("the saved state of {what} lacks register {register:#x}")]
+    State {
+        /// Which device.
+        what: &'static str,
+        /// Which register.
+        register: u32,
+    },
+    /// Saved registers are not those of a vCPU of this host.
+    #[error("the registers of vCPU {vcpu} cannot be restored on this host")]
+    Registers {
+        /// Which vCPU.
+        vcpu: u8,
+        /// What does not fit.
+        #[source]
+        source: RegistersError,
+    },
+    /// KVM refuses a saved value.
+    #[error("register {id:#x} of vCPU {vcpu} cannot be restored on this host")]
+    Register {
+        /// Which vCPU.
+        vcpu: u8,
+        /// Which register, as KVM numbers them.
+        id: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The saved vCPUs have other vectors.
+    #[error("the saved vCPUs have vector lengths that this host cannot give")]
+    VectorLengths,
     /// A memslot was refused.
     #[error("KVM refuses the guest memory at {address:#x}")]
     Memory {

@@ -13,10 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::exit::{self, Exit, RunError};
 use super::kick::Kick;
 use super::registers::{CoreRegister, SystemRegister};
+use super::state::Restoring;
 use super::vm::Core;
 use super::{KvmError, doing};
 use crate::boot::BootRegisters;
 use crate::irq::PMU_PPI;
+use crate::state::RegisterId;
 
 /// What guests get beyond the base architecture. Memory tagging is the VM's matter, not a vCPU's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,7 +75,11 @@ impl Vcpu {
         Ok(Self { fd, index, features: None, kick: Arc::new(kick), core })
     }
 
-    pub(super) fn init(&mut self, features: CpuFeatures) -> Result<(), KvmError> {
+    pub(super) fn init(
+        &mut self,
+        features: CpuFeatures,
+        restoring: Option<Restoring<'_>>,
+    ) -> Result<(), KvmError> {
         let mut target = kvm_vcpu_init::default();
         self.core.fd.get_preferred_target(&mut target).map_err(doing("ask KVM for its preferred CPU"))?;
         target.features[0] = features.bits();
@@ -82,6 +88,11 @@ impl Vcpu {
         }
         self.fd.vcpu_init(&target).map_err(doing("initialise a vCPU"))?;
         if features.sve {
+            if let Some(lengths) = restoring.and_then(|restoring| restoring.vector_lengths) {
+                self.fd
+                    .set_one_reg(RegisterId::VECTOR_LENGTHS.0, lengths)
+                    .map_err(|_| KvmError::VectorLengths)?;
+            }
             // Finalizing with the vector lengths as KVM set them gives the guest all of the host's.
             self.fd
                 .vcpu_finalize(&(KVM_ARM_VCPU_SVE as i32))

@@ -13,10 +13,12 @@ use vm_memory::{
 };
 
 use super::gic::Gic;
+use super::state::Restoring;
 use super::vcpu::{CpuFeatures, Vcpu};
 use super::{KvmError, doing};
 use crate::irq::Spi;
 use crate::layout::Layout;
+use crate::state::{RegisterId, VcpuState};
 
 /// What KVM offers where it has no `KVM_CAP_ARM_VM_IPA_SIZE`.
 const DEFAULT_IPA_BITS: u8 = 40;
@@ -136,12 +138,36 @@ impl WithMemory {
         layout: &Layout,
         features: CpuFeatures,
     ) -> Result<(WithVcpus, Vec<Vcpu>), KvmError> {
+        self.vcpus(layout, features, None)
+    }
+
+    /// The same for saved vCPUs, whose registers are set later: they get the vector lengths of the first, as all have
+    /// the same.
+    ///
+    /// # Errors
+    /// Where KVM refuses a vCPU or a feature, or lacks a vector length.
+    pub fn with_restored_vcpus(
+        self,
+        layout: &Layout,
+        features: CpuFeatures,
+        saved: &VcpuState,
+    ) -> Result<(WithVcpus, Vec<Vcpu>), KvmError> {
+        let vector_lengths = saved.registers.get(RegisterId::VECTOR_LENGTHS);
+        self.vcpus(layout, features, Some(Restoring { vector_lengths }))
+    }
+
+    fn vcpus(
+        self,
+        layout: &Layout,
+        features: CpuFeatures,
+        restoring: Option<Restoring<'_>>,
+    ) -> Result<(WithVcpus, Vec<Vcpu>), KvmError> {
         let mut vcpus = Vec::with_capacity(usize::from(layout.vcpus()));
         for index in 0..layout.vcpus() {
             vcpus.push(Vcpu::create(Arc::clone(&self.core), index)?);
         }
         for vcpu in &mut vcpus {
-            vcpu.init(features)?;
+            vcpu.init(features, restoring)?;
         }
         Ok((WithVcpus { core: self.core, layout: layout.clone() }, vcpus))
     }

@@ -8,6 +8,7 @@
 //!  copy     KVM_ARM_MTE_COPY_TAGS
 //!  memory   what becomes of tags when memory is written, copied, dropped, split
 //!  lazy     placing pages under userfaultfd
+//!  state    saving and restoring what KVM holds of a guest
 //!  guest    a bare-metal guest of a few instructions: tags, dirty logging, exits, kicks
 //! ```
 //!
@@ -30,6 +31,8 @@ mod probe;
 #[cfg(target_arch = "aarch64")]
 mod slots;
 #[cfg(target_arch = "aarch64")]
+mod state;
+#[cfg(target_arch = "aarch64")]
 mod sys;
 #[cfg(target_arch = "aarch64")]
 mod uffd;
@@ -40,7 +43,9 @@ fn main() -> std::process::ExitCode {
     let host = host::Host::look();
     host.say_what_is_ignored();
     let mut trials = Vec::new();
-    for rules in [probe::rules, slots::rules, copy::rules, memory::rules, lazy::rules, guest::rules] {
+    for rules in
+        [probe::rules, slots::rules, copy::rules, memory::rules, lazy::rules, guest::rules, state::rules]
+    {
         trials.extend(rules(&host));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
