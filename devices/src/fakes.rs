@@ -155,8 +155,17 @@ impl VirtioBackend for FakeBackend {
         self.answer(format!("set_call {queue} {}", call.is_some()))
     }
 
-    fn stop(&mut self) -> Result<(), Fault> {
-        self.answer("stop".to_owned())
+    fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault> {
+        let running = (0..).zip(&self.queue_sizes).map(|(index, _)| (index, 100 + index)).collect();
+        self.answer("stop".to_owned()).map(|()| running)
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Fault> {
+        self.answer("save".to_owned()).map(|()| vec![0xfa])
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), Fault> {
+        self.answer(format!("restore {state:x?}"))
     }
 
     fn reconnect(&mut self, _stream: UnixStream) -> Result<(), Fault> {

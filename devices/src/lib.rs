@@ -13,6 +13,7 @@
 
 mod amba;
 pub mod blk;
+pub mod hex;
 pub mod pci;
 pub mod pl011;
 pub mod pl031;

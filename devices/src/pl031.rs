@@ -2,6 +2,7 @@
 //!
 //! Reading and setting work, alarms do not: they would take a timer thread for what no guest of this kind uses.
 
+use serde::{Deserialize, Serialize};
 use vm_device::MutDeviceMmio;
 use vm_device::bus::{MmioAddress, MmioAddressOffset};
 use vm_superio::Rtc;
@@ -19,14 +20,27 @@ impl Pl031 {
     }
 
     /// What it remembers.
-    pub fn save(&self) -> RtcState {
-        self.0.state()
+    pub fn save(&self) -> Pl031State {
+        let RtcState { lr, offset, mr, imsc, ris } = self.0.state();
+        Pl031State { load: lr, offset, matching: mr, mask: imsc, raw: ris }
     }
 
     /// A clock that goes on as the saved one, at the time that it is now.
-    pub fn restored(state: &RtcState) -> Self {
-        Self(Rtc::from_state(state, NoEvents))
+    pub fn restored(state: &Pl031State) -> Self {
+        let Pl031State { load: lr, offset, matching: mr, mask: imsc, raw: ris } = *state;
+        Self(Rtc::from_state(&RtcState { lr, offset, mr, imsc, ris }, NoEvents))
     }
+}
+
+/// All that a PL031 remembers. Every value is a valid one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pl031State {
+    load: u32,
+    offset: i64,
+    matching: u32,
+    mask: u32,
+    raw: u32,
 }
 
 impl Default for Pl031 {

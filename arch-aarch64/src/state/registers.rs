@@ -12,6 +12,9 @@ const MAX_BYTES: usize = 256;
 /// A vCPU has some hundred registers.
 const MAX_REGISTERS: usize = 4096;
 
+/// What is written to a register that clears another.
+const ALL_ONES: [u8; 8] = [0xff; 8];
+
 /// Bits 16 to 27: the kind of register (`KVM_REG_ARM_COPROC_MASK`).
 const KIND_SHIFT: u32 = 16;
 const KIND_SYSTEM: u64 = 0x13;
@@ -39,6 +42,10 @@ impl RegisterId {
     pub const PHYSICAL_COMPARE: Self = Self::system(3, 3, 14, 2, 2);
     /// `KVM_REG_ARM_PTIMER_CTL`.
     pub const PHYSICAL_CONTROL: Self = Self::system(3, 3, 14, 2, 1);
+
+    /// PMINTENCLR_EL1, PMCNTENCLR_EL0, PMOVSCLR_EL0: each clears in another register the bits that are written to it.
+    const CLEARING: [Self; 3] =
+        [Self::system(3, 0, 9, 14, 2), Self::system(3, 3, 9, 12, 2), Self::system(3, 3, 9, 12, 3)];
 
     /// A 64-bit system register by its encoding.
     #[must_use]
@@ -71,6 +78,7 @@ impl RegisterId {
             KIND_SVE if self == Self::VECTOR_LENGTHS => Phase::BeforeFinalizing,
             KIND_FIRMWARE | KIND_FIRMWARE_FEATURES => Phase::Firmware,
             _ if self.identifies() => Phase::Identity,
+            _ if Self::CLEARING.contains(&self) => Phase::Clearing,
             _ if self == Self::VIRTUAL_COUNT || self == Self::PHYSICAL_COUNT => Phase::Counter,
             _ if self == Self::VIRTUAL_CONTROL || self == Self::PHYSICAL_CONTROL => Phase::TimerControl,
             _ => Phase::Rest,
@@ -88,6 +96,8 @@ pub enum Phase {
     Identity,
     /// What the firmware offers; the same.
     Firmware,
+    /// Registers that clear others, which may hold anything after a reset: all ones are written to them.
+    Clearing,
     /// The counters: one for the whole VM, so they are set for the VM and not with the others.
     Counter,
     /// All others.
@@ -170,10 +180,13 @@ impl Registers {
 
     /// All of them in the order of setting, without what is set before a vCPU is finalized and without the counters.
     pub fn in_order(&self) -> impl Iterator<Item = (RegisterId, &[u8])> {
-        let phases = [Phase::Identity, Phase::Firmware, Phase::Rest, Phase::TimerControl];
+        let phases = [Phase::Identity, Phase::Firmware, Phase::Clearing, Phase::Rest, Phase::TimerControl];
         phases.into_iter().flat_map(|phase| {
             let of_phase = self.0.iter().filter(move |(id, _)| id.phase() == phase);
-            of_phase.map(|(id, value)| (*id, value.as_slice()))
+            of_phase.map(move |(id, value)| match phase {
+                Phase::Clearing => (*id, ALL_ONES.as_slice()),
+                _ => (*id, value.as_slice()),
+            })
         })
     }
 }
@@ -244,6 +257,16 @@ mod tests {
         assert_eq!(order.len(), registers.len() - 2, "counter and vector lengths are set otherwise");
         assert_eq!(order[..2], [PFR1, PSCI_VERSION]);
         assert_eq!(order.last(), Some(&RegisterId::VIRTUAL_CONTROL));
+    }
+
+    #[test]
+    fn what_clears_comes_before_what_it_clears() {
+        let (clear, set) = (RegisterId::system(3, 0, 9, 14, 2), RegisterId::system(3, 0, 9, 14, 1));
+        let mut registers = Registers::default();
+        registers.insert(set, vec![6, 0, 0, 0, 0, 0, 0, 0]);
+        registers.insert(clear, vec![6, 0, 0, 0, 0, 0, 0, 0]);
+        let order: Vec<_> = registers.in_order().collect();
+        assert_eq!(order, [(clear, [0xff; 8].as_slice()), (set, &[6, 0, 0, 0, 0, 0, 0, 0])]);
     }
 
     #[test]

@@ -12,8 +12,8 @@ pub fn rules(host: &Host) -> Vec<Trial> {
     vec![
         host.rule("all_registers_of_a_guest_with_tags_are_restored", with_tags),
         host.plain_rule("all_registers_of_a_guest_without_tags_are_restored", without_tags),
-        host.plain_rule("the_counter_goes_on_where_it_was", counter),
-        host.plain_rule("vcpus_that_are_off_stay_off", power),
+        host.plain_rule("the_counter_goes_on_where_it_was_when_restored", counter),
+        host.plain_rule("vcpus_that_are_off_stay_off_when_restored", power),
         host.plain_rule("the_interrupt_controller_is_restored", interrupts),
     ]
 }
@@ -62,7 +62,8 @@ fn restore(guest: &BareMetal, mte: bool, saved: &Saved) -> (Vm, Vec<Vcpu>) {
 fn comparable(state: &VcpuState) -> Vec<(RegisterId, Vec<u8>)> {
     let moving = [RegisterId::VIRTUAL_CONTROL, RegisterId::PHYSICAL_CONTROL];
     let fixed = |id: &RegisterId| id.phase() != Phase::Counter && !moving.contains(id);
-    state.registers.in_order().filter(|(id, _)| fixed(id)).map(|(id, value)| (id, value.to_vec())).collect()
+    let in_order = state.registers.in_order().filter(|(id, _)| fixed(id) && id.phase() != Phase::Clearing);
+    in_order.map(|(id, value)| (id, value.to_vec())).collect()
 }
 
 fn registers_survive(mut guest: BareMetal, mte: bool) {
@@ -144,7 +145,12 @@ fn interrupts(_: &Host) {
     let (vm, _vcpus) = restore(&guest, false, &saved);
     let again = vm.gic().save(4).expect("saved again");
     assert_eq!(again, saved.gic);
-    assert_eq!(vm.gic().save_its().expect("saved again"), saved.its);
+    // The kernel gives a queue that no guest has placed its usual attributes.
+    let placed = |its: &ItsState| {
+        let registers = its.registers.iter().filter(|(offset, _)| **offset != 0x80);
+        registers.map(|(offset, value)| (*offset, *value)).collect::<Vec<_>>()
+    };
+    assert_eq!(placed(&vm.gic().save_its().expect("saved again")), placed(&saved.its));
     let mut poor = saved.gic.clone();
     poor.distributor.remove(&0x104);
     let refused = vm.gic().restore(&poor).expect_err("a register is missing");

@@ -7,6 +7,7 @@ use super::spec::{
     COMMAND_INTX_DISABLE, COMMAND_MEMORY, CONFIG_SIZE, DEVICE_ID, FIRST_CAPABILITY, INTERRUPT_LINE, PROG_IF,
     REVISION_ID, STATUS, STATUS_CAPABILITIES, SUBCLASS, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID,
 };
+use super::state::RestoreError;
 
 /// Who a function says it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,28 @@ impl ConfigSpace {
         self.bars.iter().filter_map(decode).collect()
     }
 
+    /// All of it, as it is saved.
+    pub fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Puts back what the guest had written. The rest must be as it is here, but for `window`: the bytes through which a
+    /// guest looks at BARs show what it saw last.
+    ///
+    /// # Errors
+    /// Where the saved function is another one.
+    pub fn restore(&mut self, saved: &[u8], window: std::ops::Range<usize>) -> Result<(), RestoreError> {
+        let saved: &[u8; CONFIG_SIZE] = saved.try_into().map_err(|_| RestoreError::Size(saved.len()))?;
+        let here = self.bytes.iter().zip(&self.writable).zip(saved).enumerate();
+        for (at, ((mine, mask), theirs)) in here {
+            if (mine ^ theirs) & !mask != 0 && !window.contains(&at) {
+                return Err(RestoreError::Identity(at));
+            }
+        }
+        self.bytes = *saved;
+        Ok(())
+    }
+
     /// Clears what a reset clears: the command register. BAR addresses stay, as firmware would put them back.
     pub fn reset(&mut self) {
         self.put(COMMAND, &[0, 0]);
@@ -235,6 +258,21 @@ mod tests {
         space.write(second as u16, &[0xff; 4]);
         assert_eq!(read_u32(&space, second as u16).to_le_bytes(), [0x11, 0, 0, 0xc0]);
         assert_ne!(space.read_u16(STATUS) & STATUS_CAPABILITIES, 0);
+    }
+
+    #[test]
+    fn what_the_guest_wrote_is_restored_and_another_function_is_refused() {
+        let mut saved = space();
+        saved.write(4, &[0x06, 0]);
+        saved.write(0x10, &0x8000_0000u32.to_le_bytes());
+        let mut restored = space();
+        restored.restore(&saved.save(), 0..0).unwrap();
+        assert_eq!(restored.save(), saved.save());
+        assert_eq!(restored.decoded_bars(), saved.decoded_bars());
+        let mut other = saved.save();
+        other[2] ^= 1;
+        assert_eq!(space().restore(&other, 0..0), Err(RestoreError::Identity(2)));
+        assert_eq!(space().restore(&other[1..], 0..0), Err(RestoreError::Size(255)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod msix;
 pub mod routes;
 pub mod segment;
 pub mod spec;
+pub mod state;
 
 pub use address::{AddressRange, BarIndex, Bdf};
 pub use bridge::HostBridge;
@@ -28,3 +29,4 @@ pub use function::{DecodedBar, PciFunction, SharedFunction};
 pub use mmio::{Ecam, MemoryWindow};
 pub use msix::Msix;
 pub use segment::{InsertError, PciSegment, SegmentLayout};
+pub use state::{MsixState, RestoreError};

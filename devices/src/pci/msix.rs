@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::address::BarIndex;
 use super::spec::{MSIX_ENABLE, MSIX_ENTRY_SIZE, MSIX_FUNCTION_MASK, MSIX_MAX_VECTORS, MSIX_VECTOR_MASK};
+use super::state::{MsixState, RestoreError};
 use crate::platform::{MsiMessage, MsiVectors};
 use crate::sys::readable;
 
@@ -146,6 +147,38 @@ impl Msix {
                 let _ = eventfd.read();
             }
         }
+    }
+
+    /// The table and what waits behind its masks, as they are saved.
+    pub fn save(&self) -> MsixState {
+        MsixState {
+            entries: self.entries.iter().map(|entry| entry.words).collect(),
+            pending: (0..self.count()).filter(|vector| self.pending(*vector)).collect(),
+        }
+    }
+
+    /// Puts a table back into one that is fresh. Nothing is routed before [`Msix::set_control`] says that MSI-X is on.
+    ///
+    /// # Errors
+    /// Where it is not a table of this size.
+    pub fn restore(&mut self, saved: &MsixState) -> Result<(), RestoreError> {
+        let MsixState { entries, pending } = saved;
+        if entries.len() != self.entries.len() {
+            return Err(RestoreError::Vectors { saved: entries.len(), here: self.entries.len() });
+        }
+        if let Some(vector) = pending.iter().find(|vector| **vector >= self.count()) {
+            return Err(RestoreError::Pending(*vector));
+        }
+        for (entry, words) in self.entries.iter_mut().zip(entries) {
+            entry.words = *words;
+            for (word, mask) in entry.words.iter_mut().zip(WRITABLE) {
+                *word &= mask;
+            }
+        }
+        for vector in pending {
+            self.trigger(*vector);
+        }
+        Ok(())
     }
 
     fn word(&self, at: u64) -> Option<u32> {
@@ -291,6 +324,25 @@ mod tests {
         msix.reset();
         assert_eq!(vectors.routed(0), None);
         assert_eq!(pba(&msix), 0);
+    }
+
+    #[test]
+    fn a_restored_table_routes_and_keeps_what_was_pending() {
+        let (_, mut saved) = msix(3);
+        saved.set_control(MSIX_ENABLE);
+        program(&mut saved, 1, 7, 0);
+        program(&mut saved, 2, 8, MSIX_VECTOR_MASK);
+        saved.trigger(2);
+        let (vectors, mut restored) = msix(3);
+        restored.restore(&saved.save()).unwrap();
+        assert_eq!(vectors.routed(1), None, "not before the control word is there");
+        restored.set_control(MSIX_ENABLE);
+        assert_eq!(vectors.routed(1), Some(MsiMessage { address: ADDRESS, data: 7 }));
+        assert_eq!(restored.save(), saved.save());
+        assert_eq!(pba(&restored), 0b100);
+        assert!(msix(2).1.restore(&saved.save()).is_err());
+        let wrong = MsixState { pending: vec![3], ..saved.save() };
+        assert_eq!(msix(3).1.restore(&wrong), Err(RestoreError::Pending(3)));
     }
 
     #[test]

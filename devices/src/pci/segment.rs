@@ -137,6 +137,15 @@ impl PciSegment {
         read(&self.functions).iter().map(|(bdf, occupant)| (*bdf, occupant.assigned.clone())).collect()
     }
 
+    /// Decodes the BARs of the function at `bdf` as it now has them: after its state was restored.
+    pub fn reroute(&self, bdf: Bdf) {
+        let shared = read(&self.functions).get(&bdf).map(|occupant| Arc::clone(&occupant.function));
+        if let Some(shared) = shared {
+            let mut function = lock(&shared);
+            self.route(bdf, &shared, &mut *function);
+        }
+    }
+
     /// Resets every function, as a reset of the machine does.
     pub fn reset(&self) {
         let functions: Vec<_> =

@@ -1,6 +1,7 @@
 //! Requests of the front end, one at a time (vhost-user specification, "Front-end message types").
 
 use std::fs::File;
+use std::io::{Read, Write};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
@@ -24,6 +25,7 @@ use super::orders::Orders;
 use super::queue::Queue;
 use super::ring::Progress;
 use super::{Device, Wake};
+use crate::virtio::backend::MAX_STATE;
 use crate::virtio::spec::F_EVENT_IDX;
 
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
@@ -35,6 +37,8 @@ pub(super) struct Handler<D> {
     pub queues: Vec<Queue>,
     owned: bool,
     features: u64,
+    /// How the last transfer of the device's state ended.
+    state_moved: std::result::Result<(), String>,
 }
 
 impl<D: Device> Handler<D> {
@@ -42,7 +46,7 @@ impl<D: Device> Handler<D> {
         let memory = SharedMemory::new();
         let queues = device.queue_sizes().iter().map(|size| Queue::new(*size, &memory));
         let queues = queues.collect::<std::result::Result<_, _>>()?;
-        Ok(Self { device, memory, queues, owned: false, features: 0 })
+        Ok(Self { device, memory, queues, owned: false, features: 0, state_moved: Ok(()) })
     }
 
     /// Takes note of a kick.
@@ -235,6 +239,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         Ok(VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::DEVICE_STATE
             | VhostUserProtocolFeatures::RESET_DEVICE)
     }
 
@@ -304,15 +309,26 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
 
     fn set_device_state_fd(
         &mut self,
-        _direction: VhostTransferStateDirection,
+        direction: VhostTransferStateDirection,
         _phase: VhostTransferStatePhase,
-        _file: File,
+        file: File,
     ) -> Result<Option<File>> {
-        Err(UNSUPPORTED)
+        if self.queues.iter().any(Queue::live) {
+            return Err(Error::InvalidOperation("queues are running"));
+        }
+        self.state_moved = match direction {
+            VhostTransferStateDirection::SAVE => save_state(&self.device, file),
+            VhostTransferStateDirection::LOAD => load_state(&mut self.device, file),
+        };
+        Ok(None)
     }
 
     fn check_device_state(&mut self) -> Result<()> {
-        Err(UNSUPPORTED)
+        let moved = std::mem::replace(&mut self.state_moved, Ok(()));
+        moved.map_err(|error| {
+            warn!(error, "the device's state could not be moved");
+            Error::InvalidParam
+        })
     }
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
@@ -322,6 +338,20 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
         Err(UNSUPPORTED)
     }
+}
+
+/// The file is read to its end, or written; it is whoever started us who made it, and it does not wait for anybody.
+fn save_state(device: &impl Device, mut file: File) -> std::result::Result<(), String> {
+    file.write_all(&device.save()).map_err(|error| error.to_string())
+}
+
+fn load_state(device: &mut impl Device, file: File) -> std::result::Result<(), String> {
+    let mut state = Vec::new();
+    let read = file.take(MAX_STATE + 1).read_to_end(&mut state).map_err(|error| error.to_string())?;
+    if read as u64 > MAX_STATE {
+        return Err(format!("state of more than {MAX_STATE} bytes"));
+    }
+    device.restore(&state)
 }
 
 /// The protocol feature that the request belongs to was not offered.

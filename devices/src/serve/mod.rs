@@ -89,6 +89,16 @@ pub trait Device {
         Ok(())
     }
 
+    /// What it remembers beyond its queues and its configuration; all queues are drained.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Puts back what a process of its kind had saved, which a file may have garbled since; before any queue is served.
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        if state.is_empty() { Ok(()) } else { Err("this device has no state of its own".into()) }
+    }
+
     /// Carries out an order of whoever started the process, who is trusted; answers what is to be told, or why not.
     ///
     /// `fd` is the descriptor that came with it, if one did.

@@ -11,7 +11,10 @@ use std::os::unix::net::UnixStream;
 
 use vmm_sys_util::eventfd::EventFd;
 
-use super::fault::Fault;
+use super::fault::{DeviceFault, Fault};
+
+/// The most that a back end may remember, in bytes.
+pub const MAX_STATE: u64 = 16 << 20;
 
 /// One queue, checked: its size is a power of two, its rings are aligned and each lies in one region of RAM.
 #[derive(Clone, Copy, Debug)]
@@ -65,8 +68,19 @@ pub trait VirtioBackend: Send {
     /// Has `queue` of a running device interrupt by another eventfd.
     fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault>;
 
-    /// Stops. On success the back end reads and writes no guest memory any more.
-    fn stop(&mut self) -> Result<(), Fault>;
+    /// Stops. On success the back end reads and writes no guest memory any more. Answers, for each queue that ran, the
+    /// index of the available ring from which it is to go on.
+    fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault>;
+
+    /// What it remembers beyond the queues, once it is stopped; at most [`MAX_STATE`] bytes.
+    fn save(&mut self) -> Result<Vec<u8>, Fault> {
+        Ok(Vec::new())
+    }
+
+    /// Puts back what another of its kind had saved, before it is started.
+    fn restore(&mut self, state: &[u8]) -> Result<(), Fault> {
+        if state.is_empty() { Ok(()) } else { Err(DeviceFault::Lacks("a place for saved state").into()) }
+    }
 
     /// Goes on over `stream` with a new process in the place of one that is gone; the back end is stopped then.
     fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault>;

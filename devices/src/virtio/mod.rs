@@ -17,4 +17,6 @@ pub use backend::{QueueSetup, VirtioBackend};
 pub use fault::{DeviceFault, Fault, GuestFault, Ring};
 pub use frontend::{ConfigSource, Deadlines, DeviceProcess, Expected};
 pub use spec::DeviceType;
-pub use transport::{DriverEvent, DriverSink, FaultSink, GuestMemory, VirtioPciDevice};
+pub use transport::{
+    DriverEvent, DriverSink, FaultSink, GuestMemory, StateError, VirtioPciDevice, VirtioState,
+};

@@ -12,10 +12,13 @@
 mod deadline;
 mod process;
 mod session;
+mod state;
 
 pub use deadline::{Armed, Deadlines};
 pub use process::{ConfigSource, DeviceProcess, Expected};
 
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod stock_tests;
 #[cfg(test)]

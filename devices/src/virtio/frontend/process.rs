@@ -185,13 +185,24 @@ impl VirtioBackend for DeviceProcess {
         session.ask("SET_VRING_CALL", |frontend| frontend.set_vring_call(usize::from(queue), call))
     }
 
-    fn stop(&mut self) -> Result<(), Fault> {
+    fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault> {
+        let mut bases = Vec::with_capacity(self.started.len());
         for queue in std::mem::take(&mut self.started) {
             let index = usize::from(queue);
             self.session.ask("SET_VRING_ENABLE", |frontend| frontend.set_vring_enable(index, false))?;
-            self.session.ask("GET_VRING_BASE", |frontend| frontend.get_vring_base(index))?;
+            let base = self.session.ask("GET_VRING_BASE", |frontend| frontend.get_vring_base(index))?;
+            // Of a split ring's index there are 16 bits.
+            bases.push((queue, base as u16));
         }
-        Ok(())
+        Ok(bases)
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, Fault> {
+        self.session.save_state()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), Fault> {
+        self.session.restore_state(state)
     }
 
     fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault> {

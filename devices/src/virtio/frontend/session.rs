@@ -64,7 +64,8 @@ impl Session {
     fn agree_on_protocol(&mut self, queues: usize) -> Result<(), Fault> {
         let known = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
-            | VhostUserProtocolFeatures::REPLY_ACK;
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::DEVICE_STATE;
         let offered = self.ask("GET_PROTOCOL_FEATURES", |frontend| frontend.get_protocol_features())?;
         let agreed = offered & known;
         self.ask("SET_PROTOCOL_FEATURES", |frontend| frontend.set_protocol_features(agreed))?;
@@ -79,6 +80,11 @@ impl Session {
             return Err(DeviceFault::Lacks("as many queues as are configured").into());
         }
         Ok(())
+    }
+
+    /// Whether the process gives and takes state of its own.
+    pub fn keeps_state(&self) -> bool {
+        self.protocol.contains(VhostUserProtocolFeatures::DEVICE_STATE)
     }
 
     /// The virtio features that the process has.

@@ -9,6 +9,7 @@
 //! all queues after DRIVER_OK. Vectors may change at any time.
 
 use super::queue::QueueConfig;
+use super::state::{CommonState, StateError};
 use crate::virtio::spec::{
     F_VERSION_1, NO_VECTOR, STATUS_ACKNOWLEDGE, STATUS_DRIVER, STATUS_DRIVER_OK, STATUS_FAILED,
     STATUS_FEATURES_OK, STATUS_NEEDS_RESET, common,
@@ -67,6 +68,63 @@ impl CommonConfig {
     /// Whether the driver is up.
     pub fn driver_ok(&self) -> bool {
         self.status & STATUS_DRIVER_OK != 0
+    }
+
+    /// The registers, as they are saved.
+    pub fn save(&self) -> CommonState {
+        let Self {
+            status,
+            generation,
+            config_vector,
+            queues,
+            offered: _,
+            accepted,
+            vectors: _,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+        } = self;
+        CommonState {
+            status: *status,
+            generation: *generation,
+            config_vector: *config_vector,
+            features: *accepted,
+            device_feature_select: *device_feature_select,
+            driver_feature_select: *driver_feature_select,
+            queue_select: *queue_select,
+            queues: queues.iter().map(QueueConfig::save).collect(),
+        }
+    }
+
+    /// Puts registers back, if they can be this device's.
+    pub fn restore(&mut self, saved: &CommonState) -> Result<(), StateError> {
+        let CommonState {
+            status,
+            generation,
+            config_vector,
+            features,
+            device_feature_select,
+            driver_feature_select,
+            queue_select,
+            queues,
+        } = saved;
+        if queues.len() != self.queues.len() {
+            return Err(StateError::Queues { saved: queues.len(), here: self.queues.len() });
+        }
+        if status & STATUS_FEATURES_OK != 0 && features & !self.offered != 0 {
+            return Err(StateError::Features { saved: *features, here: self.offered });
+        }
+        for (index, (queue, saved)) in self.queues.iter_mut().zip(queues).enumerate() {
+            queue.restore(saved).map_err(|size| StateError::QueueSize { index, size })?;
+        }
+        self.status = *status;
+        self.generation = *generation;
+        self.config_vector = *config_vector;
+        self.accepted = *features;
+        self.device_feature_select = *device_feature_select;
+        self.driver_feature_select = *driver_feature_select;
+        self.queue_select = *queue_select;
+        Ok(())
     }
 
     /// Puts every register where it was at power-on; only the generation goes on, as it must.

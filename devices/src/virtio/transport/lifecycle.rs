@@ -5,6 +5,7 @@
 //!   Stopped ────────────► Running ──────────► Suspect ──────► Orphaned ─────────────► Running
 //!    ▲  ▲  └ guest at fault: NEEDS_RESET         │               │
 //!    │  └──── status 0: the back end has stopped ┴───────────────┘
+//!    │    Running ⇄ Quiet: stopped for a snapshot, and started where it stood (quiesce, wake)
 //!    │                      │ it would not stop
 //!    └──── dead ─────── Condemned: status stays NEEDS_RESET, so the driver waits
 //! ```
@@ -19,7 +20,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
 use super::{DriverEvent, VirtioPciDevice};
 use crate::virtio::backend::QueueSetup;
-use crate::virtio::fault::{Fault, GuestFault, Ring};
+use crate::virtio::fault::{DeviceFault, Fault, GuestFault, Ring};
 use crate::virtio::spec::{STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
 
 /// What the queues are doing.
@@ -29,12 +30,25 @@ pub(super) enum Phase {
     Stopped,
     /// The back end serves them.
     Running,
+    /// The back end is stopped while a snapshot is made or restored; it will go on where it stood.
+    Quiet,
     /// The back end is at fault, but not known to be dead: it may still touch guest memory.
     Suspect,
     /// The back end is dead, from under a driver that is up.
     Orphaned,
     /// The driver has reset the device, but the back end would not stop.
     Condemned,
+}
+
+/// Where in its available ring a queue begins.
+#[derive(Clone, Copy)]
+enum From {
+    /// At the first entry.
+    Fresh,
+    /// Behind the last buffer that was used.
+    Used,
+    /// Where it was stopped.
+    Saved,
 }
 
 impl VirtioPciDevice {
@@ -44,7 +58,7 @@ impl VirtioPciDevice {
     pub fn backend_gone(&mut self) {
         match self.phase {
             Phase::Stopped | Phase::Orphaned => {}
-            Phase::Running | Phase::Suspect => self.phase = Phase::Orphaned,
+            Phase::Running | Phase::Quiet | Phase::Suspect => self.phase = Phase::Orphaned,
             Phase::Condemned => self.forget(),
         }
     }
@@ -65,18 +79,64 @@ impl VirtioPciDevice {
         self.backend.reconnect(stream)?;
         self.backend_gone();
         if self.phase == Phase::Orphaned {
-            self.start(true)?;
-            for (index, queue) in (0..).zip(&self.common.queues).filter(|(_, queue)| queue.enabled) {
-                self.msix.trigger(queue.vector);
-                self.kicks.kick(index);
-            }
+            self.start(From::Used)?;
+            self.make_up();
         }
         Ok(())
     }
 
+    /// Stops the back end where it is: no guest memory is touched any more until [`Self::wake`]. No vCPU runs.
+    pub fn quiesce(&mut self) -> Result<(), Fault> {
+        match self.phase {
+            Phase::Stopped | Phase::Quiet => return Ok(()),
+            Phase::Running => {}
+            Phase::Suspect | Phase::Orphaned | Phase::Condemned => return Err(DeviceFault::Gone.into()),
+        }
+        match self.backend.stop() {
+            Ok(bases) => {
+                for (index, base) in bases {
+                    if let Some(queue) = self.common.queues.get_mut(usize::from(index)) {
+                        queue.next_available = base;
+                    }
+                }
+                self.phase = Phase::Quiet;
+                Ok(())
+            }
+            Err(fault) => {
+                self.fail(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Goes on after [`Self::quiesce`], or after its state was restored.
+    pub fn wake(&mut self) -> Result<(), Fault> {
+        if self.phase != Phase::Quiet {
+            return Ok(());
+        }
+        match self.start(From::Saved) {
+            Ok(()) => {
+                self.make_up();
+                Ok(())
+            }
+            Err(fault) => {
+                self.fail(&fault);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Makes up for interrupts and kicks that went down with a process, or with the machine that was saved.
+    fn make_up(&self) {
+        for (index, queue) in (0..).zip(&self.common.queues).filter(|(_, queue)| queue.enabled) {
+            self.msix.trigger(queue.vector);
+            self.kicks.kick(index);
+        }
+    }
+
     /// The driver is up: checks what it has set up and has the back end serve it.
     pub(super) fn activate(&mut self) {
-        match self.start(false) {
+        match self.start(From::Fresh) {
             Ok(()) => {
                 info!(id = self.id, features = self.common.features(), "the guest's driver is up");
                 self.tell_driver(DriverEvent::Up);
@@ -111,8 +171,8 @@ impl VirtioPciDevice {
             self.tell_driver(DriverEvent::Reset);
         }
         let stopped = match self.phase {
-            Phase::Running | Phase::Suspect => self.backend.stop(),
-            Phase::Stopped | Phase::Orphaned | Phase::Condemned => Ok(()),
+            Phase::Running | Phase::Suspect => self.backend.stop().map(drop),
+            Phase::Stopped | Phase::Quiet | Phase::Orphaned | Phase::Condemned => Ok(()),
         };
         self.forget();
         if let Err(fault) = stopped {
@@ -137,12 +197,16 @@ impl VirtioPciDevice {
         self.interrupt_status = 0;
     }
 
-    fn start(&mut self, resume: bool) -> Result<(), Fault> {
+    fn start(&mut self, from: From) -> Result<(), Fault> {
         let memory = self.memory.memory();
         let mut setups = Vec::new();
         for (index, queue) in (0..).zip(&self.common.queues).filter(|(_, queue)| queue.enabled) {
             queue.check(index, &*memory)?;
-            let next_available = if resume { used_index(&memory, index, queue.used)? } else { 0 };
+            let next_available = match from {
+                From::Fresh => 0,
+                From::Used => used_index(&memory, index, queue.used)?,
+                From::Saved => queue.next_available,
+            };
             setups.push(QueueSetup {
                 index,
                 size: queue.size,

@@ -8,6 +8,7 @@ mod doorbells;
 mod layout;
 mod lifecycle;
 mod queue;
+mod state;
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use super::spec::{DeviceType, F_PASSED_ON, ISR_CONFIG, PCI_VENDOR_ID};
 use crate::pci::spec::CAPABILITY_MSIX;
 use crate::pci::{BarIndex, ConfigSpace, DecodedBar, Identity, Msix, PciFunction};
 use crate::platform::{Doorbells, MsiVectors};
+
+pub use self::state::{CommonState, QueueState, StateError, VirtioState};
 
 /// Guest RAM; each region knows the file that it is a mapping of.
 pub type GuestMemory = GuestMemoryAtomic<GuestMemoryMmap<()>>;

@@ -2,6 +2,7 @@
 
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use super::state::QueueState;
 use crate::virtio::fault::{GuestFault, Ring};
 use crate::virtio::spec::NO_VECTOR;
 
@@ -15,6 +16,8 @@ pub(super) struct QueueConfig {
     pub descriptors: u64,
     pub available: u64,
     pub used: u64,
+    /// Where in the available ring a queue that was stopped for a snapshot goes on.
+    pub next_available: u16,
 }
 
 impl QueueConfig {
@@ -27,7 +30,26 @@ impl QueueConfig {
             descriptors: 0,
             available: 0,
             used: 0,
+            next_available: 0,
         }
+    }
+
+    /// The registers, as they are saved.
+    pub fn save(&self) -> QueueState {
+        let Self { max_size: _, size, vector, enabled, descriptors, available, used, next_available } = *self;
+        QueueState { size, vector, enabled, descriptors, available, used, next_available }
+    }
+
+    /// Puts registers back; answers the size if the queue cannot have it. Where the rings are is checked when the queue
+    /// is started, as always.
+    pub fn restore(&mut self, saved: &QueueState) -> Result<(), u16> {
+        let QueueState { size, vector, enabled, descriptors, available, used, next_available } = *saved;
+        if !size.is_power_of_two() || size > self.max_size {
+            return Err(size);
+        }
+        let max_size = self.max_size;
+        *self = Self { max_size, size, vector, enabled, descriptors, available, used, next_available };
+        Ok(())
     }
 
     /// Takes a size if it is one; a driver that writes another keeps the last (virtio 1.2, §4.1.4.3.2).

@@ -400,3 +400,90 @@ proptest! {
         prop_assert_eq!(bench.status(), 0);
     }
 }
+
+#[test]
+fn a_quiet_device_goes_on_where_it_stood() {
+    let mut bench = bench();
+    bench.bring_up(RAM);
+    assert_eq!(bench.calls(), [STARTED]);
+    bench.device.quiesce().unwrap();
+    bench.device.quiesce().unwrap();
+    assert_eq!(bench.calls(), ["stop"], "once");
+    bench.device.wake().unwrap();
+    assert_eq!(bench.calls(), ["start 100000000 0:64@40000000+100 call"]);
+    bench.device.wake().unwrap();
+    assert!(bench.calls().is_empty());
+    assert_eq!(bench.vectors.raised(1), 1, "an interrupt that got lost is made up for");
+}
+
+#[test]
+fn a_restored_device_is_the_saved_one() {
+    let mut saved = bench();
+    saved.device.config_write(0x10, &0x8000_0000u32.to_le_bytes());
+    saved.device.config_write(COMMAND as u16, &COMMAND_MEMORY.to_le_bytes());
+    saved.bring_up(RAM);
+    assert!(matches!(saved.device.save(), Err(StateError::NotQuiet)));
+    saved.device.quiesce().unwrap();
+    let state = saved.device.save().unwrap();
+    let json = serde_json::to_string(&state).unwrap();
+    let read: VirtioState = serde_json::from_str(&json).unwrap();
+    assert_eq!(read, state);
+
+    let mut restored = bench();
+    restored.device.restore(&read).unwrap();
+    assert_eq!(restored.device.save().unwrap(), state);
+    assert_eq!(restored.calls(), ["restore [fa]", "save"]);
+    assert!(restored.device.driver_ok());
+    assert_eq!(restored.device.bars(), saved.device.bars());
+    restored.device.wake().unwrap();
+    assert_eq!(restored.calls(), ["start 100000000 0:64@40000000+100 call"]);
+    restored.write(common::DEVICE_STATUS, &[0]);
+    assert_eq!(restored.calls(), ["stop"], "the driver finds it as it left it");
+}
+
+#[test]
+fn a_device_that_never_ran_is_restored_as_such() {
+    let state = bench().device.save().unwrap();
+    let mut restored = bench();
+    restored.device.restore(&state).unwrap();
+    restored.device.wake().unwrap();
+    assert_eq!(restored.calls(), ["restore [fa]"]);
+    restored.bring_up(RAM);
+    assert_eq!(restored.calls(), [STARTED]);
+}
+
+#[test]
+fn state_that_is_not_this_devices_is_refused() {
+    let mut saved = bench();
+    saved.bring_up(RAM);
+    saved.device.quiesce().unwrap();
+    let state = saved.device.save().unwrap();
+    type Spoil = fn(&mut VirtioState);
+    let spoils: [(Spoil, &str); 6] = [
+        (|s| s.config.0[2] ^= 1, "PCI function"),
+        (|s| s.common.queues[0].size = 512, "size of 512"),
+        (|s| s.common.queues[1].size = 0, "size of 0"),
+        (|s| s.common.queues.truncate(1), "1 queues"),
+        (|s| s.common.features = u64::MAX, "features"),
+        (|s| s.msix.entries.truncate(1), "PCI function"),
+    ];
+    for (spoil, reason) in spoils {
+        let mut spoiled = state.clone();
+        spoil(&mut spoiled);
+        let refused = bench().device.restore(&spoiled).unwrap_err().to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[test]
+fn a_process_that_dies_while_its_device_is_quiet_is_replaced() {
+    let mut bench = bench().watched();
+    bench.bring_up(RAM);
+    bench.device.quiesce().unwrap();
+    bench.device.backend_gone();
+    assert!(bench.device.quiesce().is_err(), "no snapshot until it has a successor");
+    let (stream, _peer) = UnixStream::pair().unwrap();
+    bench.device.reconnect(stream).unwrap();
+    bench.device.quiesce().unwrap();
+    assert_eq!(bench.calls().last().map(String::as_str), Some("stop"));
+}
