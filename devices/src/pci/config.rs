@@ -1,11 +1,14 @@
-//! Configuration space of an endpoint (header type 0): bytes, and which of their bits the guest may change.
+//! Configuration space of an endpoint (header type 0) or a bridge (type 1): bytes, and which of their bits the guest
+//! may change or clear.
 
 use super::address::{AddressRange, BarIndex};
 use super::function::DecodedBar;
 use super::spec::{
-    BAR_MEMORY_64, BAR_MEMORY_FLAGS, CACHE_LINE_SIZE, CAPABILITY_POINTER, CLASS, COMMAND, COMMAND_BUS_MASTER,
-    COMMAND_INTX_DISABLE, COMMAND_MEMORY, CONFIG_SIZE, DEVICE_ID, FIRST_CAPABILITY, INTERRUPT_LINE, PROG_IF,
-    REVISION_ID, STATUS, STATUS_CAPABILITIES, SUBCLASS, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID,
+    BAR_MEMORY_64, BAR_MEMORY_FLAGS, BRIDGE_BUS_RESET, BRIDGE_CONTROL, CACHE_LINE_SIZE, CAPABILITY_POINTER,
+    CLASS, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, COMMAND_MEMORY, CONFIG_SIZE, DEVICE_ID,
+    FIRST_CAPABILITY, HEADER_BRIDGE, HEADER_TYPE, INTERRUPT_LINE, MEMORY_WINDOW, PREFETCHABLE_64,
+    PREFETCHABLE_BASE_HIGH, PREFETCHABLE_WINDOW, PRIMARY_BUS, PROG_IF, REVISION_ID, STATUS,
+    STATUS_CAPABILITIES, SUBCLASS, SUBSYSTEM_ID, SUBSYSTEM_VENDOR_ID, VENDOR_ID,
 };
 use super::state::RestoreError;
 
@@ -32,24 +35,50 @@ struct Bar {
     size: u64,
 }
 
-/// The 256 bytes of PCI-compatible configuration space of an endpoint.
+/// The 256 bytes of PCI-compatible configuration space of a function.
 ///
 /// A BAR is sized as in hardware: the bits below its size cannot be changed, so that a guest that writes ones
 /// reads the size back. There is no code for that; it follows from the mask.
 pub struct ConfigSpace {
     bytes: [u8; CONFIG_SIZE],
     writable: [u8; CONFIG_SIZE],
+    /// Bits that a guest clears by writing ones to them.
+    cleared_by_ones: [u8; CONFIG_SIZE],
     bars: Vec<Bar>,
     next_capability: usize,
     last_link: usize,
 }
 
 impl ConfigSpace {
-    /// A header with no BAR and no capability.
+    /// An endpoint's header, with no BAR and no capability.
     pub fn new(identity: Identity) -> Self {
+        let mut space = Self::header(identity);
+        space.put(SUBSYSTEM_VENDOR_ID, &identity.subsystem_vendor.to_le_bytes());
+        space.put(SUBSYSTEM_ID, &identity.subsystem.to_le_bytes());
+        space
+    }
+
+    /// The header of a PCI-to-PCI bridge, which forwards memory (32 bits, and prefetchable of 64) but no I/O ports;
+    /// the subsystem's ids have no place in it.
+    pub fn bridge(identity: Identity) -> Self {
+        let mut space = Self::header(identity);
+        space.put(HEADER_TYPE, &[HEADER_BRIDGE]);
+        // Primary, secondary and subordinate bus.
+        space.allow(PRIMARY_BUS, &[0xff; 3]);
+        space.allow(MEMORY_WINDOW, &0xfff0_fff0_u32.to_le_bytes());
+        let wide = PREFETCHABLE_64 | PREFETCHABLE_64 << 16;
+        space.put(PREFETCHABLE_WINDOW, &wide.to_le_bytes());
+        space.allow(PREFETCHABLE_WINDOW, &0xfff0_fff0_u32.to_le_bytes());
+        space.allow(PREFETCHABLE_BASE_HIGH, &[0xff; 8]);
+        space.allow(BRIDGE_CONTROL, &BRIDGE_BUS_RESET.to_le_bytes());
+        space
+    }
+
+    fn header(identity: Identity) -> Self {
         let mut space = Self {
             bytes: [0; CONFIG_SIZE],
             writable: [0; CONFIG_SIZE],
+            cleared_by_ones: [0; CONFIG_SIZE],
             bars: Vec::new(),
             next_capability: FIRST_CAPABILITY,
             last_link: CAPABILITY_POINTER,
@@ -61,8 +90,6 @@ impl ConfigSpace {
         space.put(CLASS, &[class]);
         space.put(SUBCLASS, &[subclass]);
         space.put(PROG_IF, &[prog_if]);
-        space.put(SUBSYSTEM_VENDOR_ID, &identity.subsystem_vendor.to_le_bytes());
-        space.put(SUBSYSTEM_ID, &identity.subsystem.to_le_bytes());
         let command = COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE;
         space.allow(COMMAND, &command.to_le_bytes());
         space.allow(CACHE_LINE_SIZE, &[0xff]);
@@ -110,12 +137,28 @@ impl ConfigSpace {
         }
     }
 
-    /// Writes the bits that the guest may change.
+    /// Writes the bits that the guest may change, and clears those that it may clear.
     pub fn write(&mut self, offset: u16, data: &[u8]) {
         for (at, new) in (usize::from(offset)..CONFIG_SIZE).zip(data) {
             let mask = self.writable[at];
-            self.bytes[at] = self.bytes[at] & !mask | new & mask;
+            self.bytes[at] = (self.bytes[at] & !mask | new & mask) & !(new & self.cleared_by_ones[at]);
         }
+    }
+
+    /// Marks bits as such that a guest clears by writing ones to them.
+    ///
+    /// # Panics
+    /// If they lie beyond configuration space.
+    pub fn clear_by_ones(&mut self, offset: usize, mask: &[u8]) {
+        self.cleared_by_ones[offset..offset + mask.len()].copy_from_slice(mask);
+    }
+
+    /// Sets the bits of `set` in the 16 bits at `offset`, and clears those of `clear`, whatever the guest may do to them.
+    ///
+    /// # Panics
+    /// If they lie beyond configuration space.
+    pub fn change_u16(&mut self, offset: usize, set: u16, clear: u16) {
+        self.put(offset, &(self.read_u16(offset) & !clear | set).to_le_bytes());
     }
 
     /// Sets bytes whatever the guest may do to them.
@@ -124,6 +167,11 @@ impl ConfigSpace {
     /// If they lie beyond configuration space.
     pub fn put(&mut self, offset: usize, bytes: &[u8]) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// The byte at `offset`, which must be within configuration space.
+    pub fn read_u8(&self, offset: usize) -> u8 {
+        self.bytes[offset]
     }
 
     /// The little-endian 16 bits at `offset`, which must be within configuration space.

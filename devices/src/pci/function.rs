@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::address::{AddressRange, BarIndex};
+use super::port::Forwarding;
 
 /// A memory BAR as the guest has set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +44,11 @@ pub trait PciFunction: Send {
 
     /// Writes to a BAR.
     fn bar_write(&mut self, bar: BarIndex, offset: u64, data: &[u8]);
+
+    /// What it lets through to the bus behind it; `None` where it is no bridge.
+    fn forwarding(&self) -> Option<Forwarding> {
+        None
+    }
 
     /// Puts the function into the state that it had after power-on, except for the addresses in its BARs.
     fn reset(&mut self);

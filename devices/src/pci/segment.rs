@@ -1,6 +1,7 @@
 //! A PCI segment: its functions, its ECAM and its memory windows.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, RwLock};
 
 use thiserror::Error;
@@ -9,6 +10,7 @@ use super::address::{AddressRange, Bdf};
 use super::bridge::HostBridge;
 use super::firmware::{Firmware, NoRoom};
 use super::function::{DecodedBar, PciFunction, SharedFunction};
+use super::hotplug::Port;
 use super::mmio::{Ecam, MemoryWindow};
 use super::routes::{Route, Routes};
 use super::spec::ECAM_BUS_SIZE;
@@ -39,6 +41,17 @@ pub enum InsertError {
     /// All 32 device numbers are taken.
     #[error("no PCI device number is free in segment {0}")]
     Full(u16),
+    /// There is no such root port.
+    #[error("there is no root port with bus {0:#04x} behind it")]
+    NoSuchPort(u8),
+    /// All root ports have something behind them.
+    #[error("all {ports} hotplug slots of PCI segment {segment} are taken")]
+    NoFreePort {
+        /// The segment's number.
+        segment: u16,
+        /// How many it has.
+        ports: usize,
+    },
     /// No window has room.
     #[error("BAR {bar} of PCI function {bdf} needs {size:#x} bytes, for which no memory window has room")]
     NoRoom {
@@ -51,18 +64,22 @@ pub enum InsertError {
     },
 }
 
-struct Occupant {
-    function: SharedFunction,
-    assigned: Vec<DecodedBar>,
+/// What is kept in one place.
+pub(super) struct Occupant {
+    pub function: SharedFunction,
+    pub assigned: Vec<DecodedBar>,
 }
 
-/// One PCI segment with a root bus, shared by the vCPU threads.
+/// One PCI segment with a root bus and root ports, shared by the vCPU threads.
 ///
 /// A store to a BAR register or to the command register changes the routes before the store returns, and ioeventfds
 /// move with it ([`PciFunction::bars_decoded`]).
 pub struct PciSegment {
     layout: SegmentLayout,
-    functions: RwLock<BTreeMap<Bdf, Occupant>>,
+    /// By their homes.
+    pub(super) functions: RwLock<BTreeMap<Bdf, Occupant>>,
+    /// By their own places on the root bus.
+    pub(super) ports: RwLock<BTreeMap<Bdf, Port>>,
     routes: RwLock<Routes>,
     firmware: Mutex<Firmware>,
 }
@@ -76,6 +93,7 @@ impl PciSegment {
         Arc::new(Self {
             layout,
             functions: RwLock::new(functions),
+            ports: RwLock::new(BTreeMap::new()),
             routes: RwLock::new(Routes::new(vec![layout.mem32, layout.mem64])),
             firmware: Mutex::new(Firmware::new(layout.mem32, layout.mem64)),
         })
@@ -111,13 +129,21 @@ impl PciSegment {
         // The function's lock comes before that of the functions, never within it.
         let assigned = lock(&self.firmware).assign(&mut *lock(&function));
         let assigned = assigned.map_err(|NoRoom { bar, size }| InsertError::NoRoom { bdf, bar, size })?;
-        let mut functions = write(&self.functions);
-        if functions.contains_key(&bdf) {
-            lock(&self.firmware).release(&assigned);
-            return Err(InsertError::Taken(bdf));
-        }
-        functions.insert(bdf, Occupant { function, assigned });
+        let released = assigned.clone();
+        self.place(bdf, Occupant { function, assigned })
+            .inspect_err(|_| lock(&self.firmware).release(&released))?;
         Ok(bdf)
+    }
+
+    /// Keeps `occupant` at `bdf`, if that is free.
+    pub(super) fn place(&self, bdf: Bdf, occupant: Occupant) -> Result<(), InsertError> {
+        match write(&self.functions).entry(bdf) {
+            Entry::Occupied(_) => Err(InsertError::Taken(bdf)),
+            Entry::Vacant(vacant) => {
+                vacant.insert(occupant);
+                Ok(())
+            }
+        }
     }
 
     /// Takes the function at `bdf` out; its BARs are no longer decoded when this returns.
@@ -153,6 +179,9 @@ impl PciSegment {
         for (bdf, shared) in functions {
             let mut function = lock(&shared);
             function.reset();
+            if let Some(now) = function.forwarding() {
+                let _ = self.forward(bdf, now);
+            }
             self.route(bdf, &shared, &mut *function);
         }
     }
@@ -170,8 +199,15 @@ impl PciSegment {
         let Some((bdf, shared)) = self.config_target(offset, data.len()) else { return };
         let mut function = lock(&shared);
         function.config_write(register(offset), data);
-        // Only the command register and the BARs move anything.
-        if register(offset) < super::spec::SUBSYSTEM_VENDOR_ID as u16 {
+        if let Some(now) = function.forwarding() {
+            let change = self.forward(bdf, now);
+            // A function behind the port has a lock of its own: never both.
+            drop(function);
+            if let Some((behind, reset)) = change {
+                self.follow(behind, reset);
+            }
+        } else if register(offset) < super::spec::SUBSYSTEM_VENDOR_ID as u16 {
+            // Only the command register and the BARs move anything.
             self.route(bdf, &shared, &mut *function);
         }
     }
@@ -201,9 +237,9 @@ impl PciSegment {
         if !offset.is_multiple_of(len) || end > self.layout.ecam.size() || buses > 256 {
             return None;
         }
-        let bdf = Bdf::from_ecam_offset(offset);
+        let home = self.home_of(Bdf::from_ecam_offset(offset))?;
         let functions = read(&self.functions);
-        Some((bdf, Arc::clone(&functions.get(&bdf)?.function)))
+        Some((home, Arc::clone(&functions.get(&home)?.function)))
     }
 
     fn memory_target(&self, address: u64, len: usize) -> Option<Route> {
@@ -212,13 +248,17 @@ impl PciSegment {
     }
 
     /// Brings the routes up to date with `function`, whose lock the caller holds.
-    fn route(&self, bdf: Bdf, shared: &SharedFunction, function: &mut dyn PciFunction) {
+    pub(super) fn route(&self, bdf: Bdf, shared: &SharedFunction, function: &mut dyn PciFunction) {
         // A function that was removed while an access to it was on its way must not come back.
         let present = |occupant: &Occupant| Arc::ptr_eq(&occupant.function, shared);
         if !read(&self.functions).get(&bdf).is_some_and(present) {
             return;
         }
-        let decoded = write(&self.routes).replace(bdf, Some(shared), &function.bars());
+        let mut bars = function.bars();
+        if let Some(port) = self.in_front_of(bdf) {
+            bars.retain(|bar| !port.in_reset && port.windows.iter().any(|window| window.contains(bar.range)));
+        }
+        let decoded = write(&self.routes).replace(bdf, Some(shared), &bars);
         function.bars_decoded(&decoded);
     }
 }
