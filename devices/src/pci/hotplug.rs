@@ -11,7 +11,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::address::Bdf;
-use super::function::{PciFunction, SharedFunction};
+use super::function::SharedFunction;
 use super::port::{Forwarding, Release, RootPort};
 use super::segment::{InsertError, Occupant, PciSegment};
 use crate::sync::{lock, read, write};

@@ -3,7 +3,7 @@ use super::super::segment::SegmentLayout;
 use super::super::spec::{
     BRIDGE_BUS_RESET, BRIDGE_CONTROL, COMMAND, COMMAND_MEMORY, ECAM_BUS_SIZE, MEMORY_WINDOW, PRIMARY_BUS,
 };
-use super::super::{AddressRange, BarIndex, DecodedBar};
+use super::super::{AddressRange, BarIndex, DecodedBar, PciFunction};
 use super::*;
 use crate::fakes::FakeVectors;
 

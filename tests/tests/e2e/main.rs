@@ -9,6 +9,7 @@ mod boot;
 mod cli;
 mod death;
 mod events;
+mod hotplug;
 mod jail;
 mod lifecycle;
 mod selftests;

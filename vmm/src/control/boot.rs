@@ -151,6 +151,7 @@ fn take_up(device: External, children: &mut Children, fds: &mut Parcel) -> Resul
         served: Served::Outside(device),
         segment: place.segment,
         slot: place.slot,
+        port: None,
         queue_sizes,
         socket: fds.add(socket),
     })
@@ -166,6 +167,7 @@ fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<D
         served: Served::Ours(kind),
         segment: place.segment,
         slot: place.slot,
+        port: None,
         queue_sizes,
         socket: fds.add(socket),
     })

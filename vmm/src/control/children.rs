@@ -94,6 +94,13 @@ impl Children {
         }
     }
 
+    /// Ends the process that serves `id` and waits for it, as [`Self::end_all`] does; nobody is told of its death.
+    pub fn end(&mut self, id: &str) {
+        if let Some(running) = self.alive.remove(id) {
+            end(running);
+        }
+    }
+
     /// The way to give orders to the process that serves `id`.
     pub fn orders(&self, id: &str) -> Option<Orders> {
         self.alive.get(id).map(|running| running.orders.clone())
@@ -123,15 +130,7 @@ impl Children {
     pub fn end_all(&mut self) {
         self.expect_end();
         self.outsiders.forget_all();
-        for Running { child, watcher, recipe, .. } in self.leaving.drain(..) {
-            watcher.abort();
-            match child.kill().and_then(|()| child.wait()) {
-                Ok(_) => {}
-                // The watcher was faster.
-                Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
-                Err(error) => tracing::warn!(id = recipe.id, %error, "a device process could not be ended"),
-            }
-        }
+        self.leaving.drain(..).for_each(end);
     }
 
     fn launch(&mut self, recipe: Recipe, generation: u32) -> Result<OwnedFd, SpawnError> {
@@ -168,6 +167,17 @@ impl Children {
 impl Drop for Children {
     fn drop(&mut self) {
         self.end_all();
+    }
+}
+
+/// Ends a process and reaps it.
+fn end(Running { child, watcher, recipe, .. }: Running) {
+    watcher.abort();
+    match child.kill().and_then(|()| child.wait()) {
+        Ok(_) => {}
+        // The watcher was faster.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => {}
+        Err(error) => tracing::warn!(id = recipe.id, %error, "a device process could not be ended"),
     }
 }
 

@@ -7,7 +7,7 @@ use granule_jail::SeccompMode;
 
 use super::mailbox::Postman;
 use super::turn::Descriptors;
-use crate::wire::{Blame, BootReport, BootSpec, Failure};
+use crate::wire::{Blame, BootReport, BootSpec, DeviceReport, DeviceSpec, Failure};
 
 /// Why nothing is built here.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +85,25 @@ impl Guest {
 
     /// No guest.
     pub fn config_changed(&self, _: &str) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn add_device(
+        &mut self,
+        _: &DeviceSpec,
+        _: &mut Descriptors,
+    ) -> Result<DeviceReport, WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn remove_device(&mut self, _: &str) -> Result<Option<String>, WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn take_out(&mut self, _: u16, _: u8) -> Option<String> {
         match *self {}
     }
 

@@ -1,4 +1,4 @@
-//! Notices from the guest's threads to the machine's loop.
+//! Letters from the guest's threads to the machine's loop.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -8,17 +8,31 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::wire::Notice;
 
+/// What a thread has to say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Letter {
+    /// For `control`.
+    Notice(Notice),
+    /// For the loop itself: the guest has let go of what is behind a root port.
+    Released {
+        /// The PCI segment.
+        segment: u16,
+        /// The port, by its home bus.
+        home: u8,
+    },
+}
+
 /// The loop's end.
 #[derive(Debug)]
 pub struct Mailbox {
-    receiver: Receiver<Notice>,
+    receiver: Receiver<Letter>,
     postman: Postman,
 }
 
 /// A thread's end.
 #[derive(Debug)]
 pub struct Postman {
-    sender: Sender<Notice>,
+    sender: Sender<Letter>,
     bell: EventFd,
 }
 
@@ -38,7 +52,7 @@ impl Mailbox {
     }
 
     /// Everything that was posted since the last time.
-    pub fn empty(&self) -> Vec<Notice> {
+    pub fn empty(&self) -> Vec<Letter> {
         // EAGAIN: rung between two visits; the letters are all that counts.
         let _ = self.postman.bell.read();
         self.receiver.try_iter().collect()
@@ -59,8 +73,17 @@ impl Postman {
 
     /// Posts a notice; never waits.
     pub fn post(&self, notice: Notice) {
+        self.send(Letter::Notice(notice));
+    }
+
+    /// Posts that the guest has let go of what is behind a root port; never waits.
+    pub fn released(&self, segment: u16, home: u8) {
+        self.send(Letter::Released { segment, home });
+    }
+
+    fn send(&self, letter: Letter) {
         // The loop lives as long as the process.
-        if self.sender.send(notice).is_ok() {
+        if self.sender.send(letter).is_ok() {
             let _ = self.bell.write(1);
         }
     }

@@ -6,7 +6,7 @@ use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber
 use granule_jail::SeccompMode;
 
 use super::guest::{Guest, Host};
-use super::mailbox::Mailbox;
+use super::mailbox::{Letter, Mailbox};
 use super::signals::TerminationSignals;
 use crate::wire::{
     Channel, ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, GuestEnd, Notice, Outcome,
@@ -14,7 +14,7 @@ use crate::wire::{
 };
 
 const COMMAND: u32 = 1;
-const NOTICE: u32 = 2;
+const LETTER: u32 = 2;
 const SIGNAL: u32 = 3;
 
 /// How the loop ended.
@@ -116,6 +116,20 @@ impl Machine {
             }
             Command::BackendGone { id } => self.guest()?.backend_gone(&id)?,
             Command::ConfigChanged { id } => self.guest()?.config_changed(&id)?,
+            Command::AddDevice(spec) => {
+                let report = self.guest()?.add_device(&spec, &mut fds).map_err(|error| {
+                    let blame = error.blame();
+                    Failure::from(error).blamed(blame)
+                })?;
+                return Ok(Outcome::Added(Box::new(report)));
+            }
+            Command::RemoveDevice { id } => {
+                let removed = self.guest()?.remove_device(&id).map_err(|error| {
+                    let blame = error.blame();
+                    Failure::from(error).blamed(blame)
+                })?;
+                self.tell_removed(removed);
+            }
             Command::ReplaceBackend { id, socket } => {
                 let socket = fds.take(socket)?;
                 self.guest()?.replace_backend(&id, socket)?;
@@ -128,16 +142,32 @@ impl Machine {
         self.guest.as_mut().ok_or_else(|| Failure::of("no guest is built"))
     }
 
-    fn forward_notices(&mut self) {
-        for notice in self.mailbox.empty() {
-            if matches!(
-                notice,
-                Notice::GuestEnded(GuestEnd::PowerOff | GuestEnd::Reset) | Notice::VcpuFailed { .. }
-            ) && let Some(guest) = &mut self.guest
-            {
-                guest.halt();
+    fn read_letters(&mut self) {
+        for letter in self.mailbox.empty() {
+            match letter {
+                Letter::Notice(notice) => self.forward(notice),
+                Letter::Released { segment, home } => {
+                    let removed = self.guest.as_mut().and_then(|guest| guest.take_out(segment, home));
+                    self.tell_removed(removed);
+                }
             }
-            self.tell(&FromMachine::Notice(notice));
+        }
+    }
+
+    fn forward(&mut self, notice: Notice) {
+        if matches!(
+            notice,
+            Notice::GuestEnded(GuestEnd::PowerOff | GuestEnd::Reset) | Notice::VcpuFailed { .. }
+        ) && let Some(guest) = &mut self.guest
+        {
+            guest.halt();
+        }
+        self.tell(&FromMachine::Notice(notice));
+    }
+
+    fn tell_removed(&mut self, id: Option<String>) {
+        if let Some(id) = id {
+            self.tell(&FromMachine::Notice(Notice::DeviceRemoved { id }));
         }
     }
 
@@ -153,7 +183,7 @@ impl MutEventSubscriber for Machine {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
         match events.data() {
             COMMAND => self.receive(),
-            NOTICE => self.forward_notices(),
+            LETTER => self.read_letters(),
             _ => {
                 while let Some(signal) = self.signals.next() {
                     self.tell(&FromMachine::Notice(Notice::Terminate { signal }));
@@ -165,7 +195,7 @@ impl MutEventSubscriber for Machine {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let sources = [
             (self.channel.as_fd().as_raw_fd(), COMMAND),
-            (self.mailbox.as_raw_fd(), NOTICE),
+            (self.mailbox.as_raw_fd(), LETTER),
             (self.signals.as_raw_fd(), SIGNAL),
         ];
         for (fd, data) in sources {

@@ -35,6 +35,13 @@ pub enum Command {
         /// The accepted connection.
         connection: FdSlot,
     },
+    /// Put a device into a hotplug slot. Answered with [`Outcome::Added`].
+    AddDevice(Box<DeviceSpec>),
+    /// Ask the guest to let go of a device in a hotplug slot; [`Notice::DeviceRemoved`] tells when it has.
+    RemoveDevice {
+        /// The device's id.
+        id: String,
+    },
     /// A device process was started anew: take it up where the old one stopped.
     ReplaceBackend {
         /// The device's id.
@@ -130,6 +137,9 @@ pub struct DeviceSpec {
     pub segment: u16,
     /// Slot on the root bus, 1..=31; the first free one where none is given.
     pub slot: Option<u8>,
+    /// The root port behind which it was, for one that is restored there, by the number of the port's home bus.
+    #[serde(default)]
+    pub port: Option<u8>,
     /// The most descriptors that each virtqueue may have, each a power of two.
     pub queue_sizes: Vec<u16>,
     /// Connected vhost-user socket of the process that serves it.
@@ -198,6 +208,8 @@ pub enum Outcome {
     Told(Vec<u8>),
     /// The host as KVM shows it.
     Host(Box<granule_arch::host::HostReport>),
+    /// The device is in its slot.
+    Added(Box<DeviceReport>),
     /// The machine is built and (unless told otherwise) runs.
     Booted(Box<BootReport>),
 }
@@ -278,8 +290,11 @@ pub struct MteReport {
 pub struct DeviceReport {
     /// The device's id.
     pub id: String,
-    /// `SSSS:BB:DD.F`.
+    /// `SSSS:BB:DD.F`, as the guest knows it.
     pub bdf: String,
+    /// The root port behind which it is, by the number of the port's home bus; `None` on the root bus.
+    #[serde(default)]
+    pub port: Option<u8>,
     /// Its memory BARs: index, guest physical base, size in bytes, prefetchable.
     pub bars: Vec<BusDevice>,
 }
@@ -325,6 +340,11 @@ pub enum Notice {
     },
     /// The guest's driver reset a device that was up.
     DeviceReset {
+        /// The device's id.
+        id: String,
+    },
+    /// The guest has let go of a device, which is gone from the bus: its process is free to end.
+    DeviceRemoved {
         /// The device's id.
         id: String,
     },

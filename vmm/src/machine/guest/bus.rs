@@ -21,12 +21,13 @@ use vm_device::device_manager::{IoManager, MmioManager};
 
 use super::console::Console;
 use super::doorbells::KvmDoorbells;
-use super::interrupts::MsiRoutes;
+use super::interrupts::{FunctionVectors, MsiRoutes};
+use super::placement::{self, Place};
 use super::wires::SpiLine;
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::GuestRam;
 use crate::machine::turn::{Descriptors, MissingDescriptor};
-use crate::wire::{BusDevice, DeviceKind, DeviceReport, DeviceSpec, Failure, Notice, OutsideConfig, Served};
+use crate::wire::{Blame, DeviceKind, DeviceReport, DeviceSpec, Failure, Notice, OutsideConfig, Served};
 
 /// Why the bus could not be built.
 #[derive(Debug, thiserror::Error)]
@@ -82,24 +83,42 @@ pub enum BusError {
     Descriptor(#[from] MissingDescriptor),
 }
 
-/// A virtio device and where it sits.
+impl BusError {
+    /// A place that is not there or taken is the request's to mend.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Self::Slot { .. } | Self::Segment { .. } => Blame::Request,
+            _ => Blame::Host,
+        }
+    }
+}
+
+/// A virtio device.
 type SharedDevice = Arc<Mutex<VirtioPciDevice>>;
+
+/// A virtio device and where it sits.
+pub(super) struct Attached {
+    pub device: SharedDevice,
+    pub segment: u16,
+    pub place: Place,
+}
 
 /// The guest's devices.
 pub struct Bus {
     io: Arc<IoManager>,
     gpio: Arc<Mutex<Pl061>>,
-    devices: BTreeMap<String, SharedDevice>,
+    pub(super) builder: Builder,
+    pub(super) devices: BTreeMap<String, Attached>,
 }
 
-/// What devices are built with.
-struct Builder<'a> {
-    vm: &'a Arc<Vm>,
+/// What devices are built with, at boot and later.
+pub(super) struct Builder {
+    vm: Arc<Vm>,
     memory: GuestMemory,
     routes: Arc<MsiRoutes>,
-    segments: Vec<Arc<PciSegment>>,
+    pub segments: Vec<Arc<PciSegment>>,
     deadlines: Arc<Deadlines>,
-    postman: &'a Postman,
+    postman: Postman,
 }
 
 impl Bus {
@@ -128,16 +147,16 @@ impl Bus {
             .collect::<Result<Vec<_>, _>>()?;
         let memory = GuestMemory::from(ram.memory.clone());
         let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
-        let builder =
-            Builder { vm, memory, routes: MsiRoutes::new(vm.clone()), segments, deadlines, postman };
-        let mut devices = BTreeMap::new();
-        let mut reports = Vec::new();
-        for spec in specs {
-            let (device, report) = builder.device(spec, fds)?;
-            devices.insert(spec.id.clone(), device);
-            reports.push(report);
+        let postman = postman.try_clone().map_err(BusError::Deadlines)?;
+        let routes = MsiRoutes::new(vm.clone());
+        let builder = Builder { vm: vm.clone(), memory, routes, segments, deadlines, postman };
+        for segment in &builder.segments {
+            builder.add_ports(segment)?;
         }
-        Ok((Self { io: Arc::new(io), gpio, devices }, reports))
+        let mut bus = Self { io: Arc::new(io), gpio, builder, devices: BTreeMap::new() };
+        let reports =
+            specs.iter().map(|spec| bus.add(spec, placement::cold(spec), fds)).collect::<Result<_, _>>()?;
+        Ok((bus, reports))
     }
 
     /// For the vCPU threads.
@@ -147,7 +166,7 @@ impl Bus {
 
     /// The virtio device of this name.
     pub fn device(&self, id: &str) -> Option<&SharedDevice> {
-        self.devices.get(id)
+        self.devices.get(id).map(|attached| &attached.device)
     }
 
     /// Presses and releases the power button.
@@ -162,10 +181,9 @@ impl std::fmt::Debug for Bus {
     }
 }
 
-impl Builder<'_> {
+impl Builder {
     fn sinks(&self) -> Result<(FaultSink, DriverSink), BusError> {
-        let postman = || self.postman.try_clone().map(Mutex::new).map_err(BusError::Deadlines);
-        let (faults, drivers) = (postman()?, postman()?);
+        let (faults, drivers) = (self.postman()?, self.postman()?);
         let on_fault: FaultSink = Arc::new(move |id, fault| tell_fault(&lock(&faults), id, fault));
         let on_driver: DriverSink = Arc::new(move |id, event| {
             let id = id.to_owned();
@@ -177,31 +195,45 @@ impl Builder<'_> {
         Ok((on_fault, on_driver))
     }
 
-    /// One virtio device: hands shaken with its process, put into the first free slot of its segment.
-    fn device(
+    /// A postman that vCPU threads can share.
+    pub(super) fn postman(&self) -> Result<Mutex<Postman>, BusError> {
+        self.postman.try_clone().map(Mutex::new).map_err(BusError::Deadlines)
+    }
+
+    /// The segment that a device is wanted on.
+    pub(super) fn segment(&self, spec: &DeviceSpec) -> Result<&Arc<PciSegment>, BusError> {
+        let no_segment = || BusError::Segment { id: spec.id.clone(), segment: spec.segment };
+        self.segments.get(usize::from(spec.segment)).ok_or_else(no_segment)
+    }
+
+    /// Interrupt vectors of the function that the guest will know by `bdf`.
+    pub(super) fn vectors(
+        &self,
+        id: &str,
+        segment: u16,
+        bdf: Bdf,
+        count: u16,
+    ) -> Result<Arc<FunctionVectors>, BusError> {
+        let device = ItsDeviceId::of(segment, bdf.requester_id())
+            .ok_or_else(|| BusError::Segment { id: id.into(), segment })?;
+        let failed = |source| BusError::Vectors { id: id.into(), source };
+        self.routes.vectors(device, count).map_err(failed)
+    }
+
+    /// One virtio device that the guest will know by `bdf`: hands shaken with its process, on no bus yet.
+    pub(super) fn device(
         &self,
         spec: &DeviceSpec,
+        bdf: Bdf,
         fds: &mut Descriptors,
-    ) -> Result<(SharedDevice, DeviceReport), BusError> {
+    ) -> Result<SharedDevice, BusError> {
         let id = spec.id.clone();
         let failed = |source| BusError::Backend { id: id.clone(), source };
-        let no_slot = |source| BusError::Slot { id: id.clone(), source };
-        let segment = self.segments.get(usize::from(spec.segment));
-        let segment = segment.ok_or_else(|| BusError::Segment { id: id.clone(), segment: spec.segment })?;
-
         let stream = UnixStream::from(fds.take(spec.socket)?);
         let backend =
             DeviceProcess::connect(stream, self.deadlines.clone(), self.memory.clone(), expected(spec))
                 .map_err(failed)?;
-        let slot = spec.slot.map_or_else(|| segment.free_slot(), Ok).map_err(no_slot)?;
-        let device_id =
-            Bdf::on_root_bus(slot).and_then(|bdf| ItsDeviceId::of(spec.segment, bdf.requester_id()));
-        let device_id =
-            device_id.ok_or_else(|| BusError::Segment { id: id.clone(), segment: spec.segment })?;
-        let vectors = self
-            .routes
-            .vectors(device_id, vectors_of(spec))
-            .map_err(|source| BusError::Vectors { id: id.clone(), source })?;
+        let vectors = self.vectors(&id, spec.segment, bdf, vectors_of(spec))?;
         let (on_fault, on_driver) = self.sinks()?;
         let doorbells = KvmDoorbells::new(self.vm.clone());
         let device = VirtioPciDevice::new(
@@ -215,30 +247,11 @@ impl Builder<'_> {
         .map_err(failed)?
         .on_fault(on_fault)
         .on_driver(on_driver);
-        let device = Arc::new(Mutex::new(device));
-        let bdf = segment.insert(slot, device.clone()).map_err(no_slot)?;
-        let bars = segment
-            .functions()
-            .into_iter()
-            .find(|(at, _)| *at == bdf)
-            .map(|(_, bars)| bars)
-            .unwrap_or_default();
-        let bars = bars.iter().map(|bar| BusDevice {
-            index: bar.bar.number(),
-            base: bar.range.base(),
-            size: bar.range.size(),
-            prefetchable: false,
-        });
-        let report = DeviceReport {
-            id: spec.id.clone(),
-            bdf: format!("{:04x}:{bdf}", spec.segment),
-            bars: bars.collect(),
-        };
-        Ok((device, report))
+        Ok(Arc::new(Mutex::new(device)))
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic aborts the process, so no lock is ever found poisoned.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

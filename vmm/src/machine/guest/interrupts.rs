@@ -67,6 +67,22 @@ struct Vector {
     attached: Mutex<bool>,
 }
 
+/// Vectors of a function that is gone are free for the next.
+impl Drop for FunctionVectors {
+    fn drop(&mut self) {
+        for number in 0..self.count() {
+            if let Err(error) = self.route(number, None) {
+                tracing::warn!(number, %error, "an interrupt could not be taken back");
+            }
+        }
+        // KVM's own table forgets them when it is set the next time; until then nothing is attached to them.
+        let mut table = lock(&self.routes.table);
+        for vector in &self.vectors {
+            table.release(vector.gsi);
+        }
+    }
+}
+
 impl MsiVectors for FunctionVectors {
     fn count(&self) -> u16 {
         // Made from a u16 in `vectors`.

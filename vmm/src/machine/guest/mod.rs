@@ -13,7 +13,9 @@ mod bus;
 mod console;
 mod doorbells;
 mod host;
+mod hotplug;
 mod interrupts;
+mod placement;
 mod vcpus;
 mod wires;
 
@@ -26,8 +28,12 @@ use granule_arch::kvm::Vm;
 pub use host::Host;
 
 use super::memory::GuestRam;
-use bus::Bus;
+use super::turn::Descriptors;
+use crate::wire::{DeviceReport, DeviceSpec};
+use bus::{Bus, BusError};
 use console::Console;
+use granule_devices::pci::Release;
+use hotplug::RemoveError;
 use vcpus::{Stuck, Vcpus};
 
 /// A built guest. Fields are dropped in this order.
@@ -103,6 +109,24 @@ impl Guest {
         let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
         let refreshed = device.lock().unwrap_or_else(PoisonError::into_inner).refresh_config();
         refreshed.map_err(|source| ReplaceError::Device { id: id.into(), source })
+    }
+
+    /// Adds a device to the guest while it runs.
+    pub fn add_device(&mut self, spec: &DeviceSpec, fds: &mut Descriptors) -> Result<DeviceReport, BusError> {
+        self.bus.add_hot(spec, fds)
+    }
+
+    /// Asks the guest to let go of a device; answers its name if it is gone already.
+    pub fn remove_device(&mut self, id: &str) -> Result<Option<String>, RemoveError> {
+        match self.bus.release(id)? {
+            Release::Done => Ok(self.bus.take_out_named(id)),
+            Release::Asked => Ok(None),
+        }
+    }
+
+    /// Takes out what the guest has let go of, and answers its name.
+    pub fn take_out(&mut self, segment: u16, home: u8) -> Option<String> {
+        self.bus.take_out(segment, home)
     }
 
     /// Lets a device go on with a new process.

@@ -1,4 +1,4 @@
-//! The PCI devices and host bridges that Linux enumerated.
+//! The PCI devices, host bridges and hotplug slots that Linux enumerated.
 
 use std::fs;
 
@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::{Seen, names, read};
 
 const DEVICES: &str = "/sys/bus/pci/devices";
+const SLOTS: &str = "/sys/bus/pci/slots";
 
 /// Lists bridges of the platform bus and every function with its driver and vectors.
 pub fn look() -> Seen {
@@ -16,7 +17,16 @@ pub fn look() -> Seen {
         .collect();
     let devices: Vec<Value> = names(DEVICES).iter().map(|bdf| function(bdf)).collect::<Result<_, _>>()?;
     let virtio: Vec<Value> = names("/sys/bus/virtio/devices").iter().map(|n| virtio_device(n)).collect();
-    Ok(json!({"bridges": bridges, "devices": devices, "virtio": virtio}))
+    let slots: Vec<Value> = names(SLOTS).iter().map(|name| slot(name)).collect::<Result<_, _>>()?;
+    Ok(json!({"bridges": bridges, "devices": devices, "virtio": virtio, "slots": slots}))
+}
+
+/// A hotplug slot: where a device in it would be, and whether there is one.
+fn slot(name: &str) -> Seen {
+    let value = |file: &str| read(&format!("{SLOTS}/{name}/{file}"));
+    Ok(
+        json!({"name": name, "address": value("address")?, "adapter": value("adapter")?, "power": value("power")?}),
+    )
 }
 
 fn function(bdf: &str) -> Seen {
