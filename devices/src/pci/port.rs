@@ -141,8 +141,10 @@ impl RootPort {
         if !self.occupied() || self.attended() && indicator == express::POWER_OFF {
             return Release::Done;
         }
-        let recently = self.asked.is_some_and(|then| now.duration_since(then) < ASK_AGAIN_AFTER);
-        if !recently && !(self.asked.is_some() && indicator == express::POWER_BLINKS) {
+        let under_way = self.asked.is_some_and(|then| {
+            indicator == express::POWER_BLINKS || now.duration_since(then) < ASK_AGAIN_AFTER
+        });
+        if !under_way {
             self.asked = Some(now);
             self.press();
         }

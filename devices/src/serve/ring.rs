@@ -63,7 +63,7 @@ pub fn serve_while(
     mut serve_one: impl FnMut(Chain<'_>) -> Option<u32>,
 ) -> Result<Progress, RingFault> {
     let mut served = 0;
-// The ring has said that there is something since it was last looked through.
+    // The ring has said that there is something since it was last looked through.
     let mut announced = false;
     let progress = 'rounds: loop {
         let before = served;

@@ -94,8 +94,10 @@ impl Children {
         }
     }
 
-    /// Ends the process that serves `id` and waits for it, as [`Self::end_all`] does; nobody is told of its death.
+    /// Ends the process that serves `id` and waits for it, as [`Self::end_all`] does, or lets go of the program that does;
+    /// nobody is told of its death.
     pub fn end(&mut self, id: &str) {
+        self.outsiders.forget(id);
         if let Some(running) = self.alive.remove(id) {
             end(running);
         }

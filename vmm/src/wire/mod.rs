@@ -14,8 +14,8 @@ mod message;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use message::{
-    Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceSpec, Envelope, Failure, FdSlot,
-    FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, SerialSpec, Served,
+    Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceReport, DeviceSpec, Envelope, Failure,
+    FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, SerialSpec, Served,
 };
 #[cfg(target_arch = "aarch64")]
-pub use message::{BusDevice, DeviceReport, MteReport};
+pub use message::{BusDevice, MteReport};

@@ -122,6 +122,12 @@ impl Outsiders {
         }
     }
 
+    /// Lets go of the program that serves `id`.
+    pub fn forget(&mut self, id: &str) {
+        self.hang_up(id);
+        self.known.remove(id);
+    }
+
     /// Lets go of all of them.
     pub fn forget_all(&mut self) {
         let ids: Vec<String> = self.known.keys().cloned().collect();
