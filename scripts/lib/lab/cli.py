@@ -145,8 +145,6 @@ def _cargo_runner(options: argparse.Namespace) -> int:
     if inplace.possible(parsed):
         return inplace.run(parsed.command, build.granule(parsed.profile, fresh=True) if end_to_end else None)
     host = _with_target(_host(parsed, needs_granule=end_to_end))
-    # Copied rather than paged in over 9p.
-    host.files[str(binary)] = binary
     return _run(host, parsed.command, parsed.timeout)
 
 

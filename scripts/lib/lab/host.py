@@ -1,15 +1,16 @@
 """One emulated Arm host, as a QEMU process.
 
-Three ways out of it: the lab port (one end of a socket pair), the console (a file: only the kernel and PID 1 write there), and
-the shared folders (9p, which needs no daemon and works the same with every QEMU).
+Three ways out of it: the lab port (one end of a socket pair), the console (only the kernel and PID 1 write there), and the
+shared folders (9p, which needs no daemon and works the same with every QEMU). Its initrd and its console are files in memory,
+handed over by their descriptors: however it ends, nothing is left behind.
 """
 
 import ctypes
+import os
 import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,14 +47,14 @@ class Host:
     """A running emulated host; leaving the context ends it."""
 
     def __init__(self, options: Options, agent: Path, shell: str | None = None) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="granule-lab-"))
-        self.console = self._folder / "console"
+        self._initrd = os.memfd_create("initrd")
+        self._console = os.memfd_create("console")
         self.port, inner = socket.socketpair()
         try:
             with inner:
                 self._process = self._launch(options, agent, inner, shell)
         except BaseException:
-            shutil.rmtree(self._folder)
+            self._close()
             raise
 
     def __enter__(self) -> "Host":
@@ -62,40 +63,47 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self.port.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._close()
 
     def wait(self) -> int:
         return self._process.wait()
 
     def console_tail(self, lines: int = 40) -> str:
         """The last that the kernel said."""
-        text = self.console.read_bytes().decode(errors="replace") if self.console.exists() else ""
+        text = self._said().decode(errors="replace")
         return "\n".join(text.replace("\r", "").splitlines()[-lines:])
 
     def panicked(self) -> bool:
-        return self.console.exists() and b"Kernel panic - not syncing" in self.console.read_bytes()
+        return b"Kernel panic - not syncing" in self._said()
+
+    def _said(self) -> bytes:
+        return os.pread(self._console, os.fstat(self._console).st_size, 0)
+
+    def _close(self) -> None:
+        self.port.close()
+        os.close(self._initrd)
+        os.close(self._console)
 
     def _launch(self, options: Options, agent: Path, inner: socket.socket, shell: str | None) -> subprocess.Popen:
         _check_emulator()
-        initrd = self._folder / "initrd"
+        files = [self._initrd, self._console]
         texts = {"/lab/shares": _share_table(options.shares)}
         if shell is not None:
             texts["/lab/shell"] = shell
-        with initrd.open("wb") as file:
+        with open(self._initrd, "wb", closefd=False) as file:
             file.write(initramfs.host(options.version, agent).read_bytes())
             file.write(initramfs.overlay(options.files, texts))
-        command = [EMULATOR, *_machine(options), "-initrd", str(initrd), *_shares(options.shares)]
+        command = [EMULATOR, *_machine(options), "-initrd", f"/dev/fd/{self._initrd}", *_shares(options.shares)]
         append = f"console=ttyAMA0 panic=-1 loglevel=5 {QUICKER_BOOT}{' lab.shell' if shell is not None else ''}"
-        command += ["-append", append, "-device", "virtio-serial-pci", "-serial", f"file:{self.console}"]
+        command += ["-append", append, "-device", "virtio-serial-pci", "-serial", f"file:/dev/fd/{self._console}"]
         if shell is not None:
             command += ["-chardev", "stdio,id=lab,signal=off", "-device", "virtconsole,chardev=lab"]
-            return subprocess.Popen(command, preexec_fn=_die_with_parent)
+            return subprocess.Popen(command, pass_fds=files, preexec_fn=_die_with_parent)
         command += ["-chardev", f"socket,id=lab,fd={inner.fileno()}", "-device", "virtserialport,chardev=lab,name=lab"]
         null = subprocess.DEVNULL
         # In a session of its own: a terminal's Ctrl-C is for the lab, which then ends the emulator.
         return subprocess.Popen(
-            command, stdin=null, stdout=null, pass_fds=[inner.fileno()], start_new_session=True, preexec_fn=_die_with_parent
+            command, stdin=null, stdout=null, pass_fds=[*files, inner.fileno()], start_new_session=True, preexec_fn=_die_with_parent
         )
 
 

@@ -86,7 +86,7 @@ debian_apt() {
 
 debian_ready=
 debian_apt_ready() {
-    local options key main security
+    local options key
     [ -n "$debian_ready" ] && return
     find_debian_mirrors
     options="targets=Packages lang=none"
@@ -107,6 +107,7 @@ EOF
 # find_debian_mirrors: sets main and security, from what was given, else from the machine's own apt sources, else from
 # mmdebstrap, which knows where Debian is.
 find_debian_mirrors() {
+    [ -z "${main:-}" ] || return 0
     main=${GRANULE_DEBIAN_MIRROR:-} security=${GRANULE_DEBIAN_SECURITY_MIRROR:-}
     [ -n "$main" ] || main=$(machine_mirror Debian)
     [ -n "$security" ] || security=$(machine_mirror Debian-Security)

@@ -11,7 +11,8 @@ as_root() {
     fi
 }
 
-# apt_install PACKAGE…
+# apt_install PACKAGE…: with the options in apt_options, if there are any.
+apt_options=()
 apt_install() {
     command -v apt-get >/dev/null || fail "this machine has no apt; install what corresponds to: $*"
     if [ "$(id -u)" != 0 ] && ! sudo -n true 2>/dev/null; then
@@ -20,7 +21,7 @@ apt_install() {
     local log=$cache/apt.log
     say "installing $*"
     apt_update_once
-    if ! as_root apt-get install -y -qq --no-install-recommends "$@" >"$log" 2>&1 </dev/null; then
+    if ! as_root apt-get install -y -qq --no-install-recommends "${apt_options[@]}" "$@" >"$log" 2>&1 </dev/null; then
         tail -n 20 "$log" >&2
         fail "apt could not install: $*"
     fi
@@ -45,13 +46,43 @@ install_system_packages() {
     need shellcheck shellcheck
     need gcc cc
     need libc6-dev "/usr/include/$arch-linux-gnu/sys/types.h"
-    need qemu-system-arm qemu-system-aarch64
     if [ "$arch" = x86_64 ]; then
         need gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc
         need libc6-dev-arm64-cross /usr/aarch64-linux-gnu/lib/libc.a
         need linux-libc-dev-arm64-cross /usr/aarch64-linux-gnu/include/linux/kvm.h
     fi
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
+    emulator_fits || install_emulator
     python3 -c 'import sys, lzma; sys.exit(sys.version_info < (3, 10))' ||
         fail "$(command -v python3) is older than 3.10 or lacks lzma; put another python3 first on PATH"
+}
+
+# emulator_fits: QEMU is there, and is not version 7, which gives all granules of a page one tag.
+emulator_fits() {
+    command -v qemu-system-aarch64 >/dev/null && [[ ! $(qemu-system-aarch64 --version) =~ version\ 7\. ]]
+}
+
+# Debian 12 has version 7; a later one is among its backports, which are read by themselves: the machine's sources stay as they are.
+install_emulator() {
+    local folder=$cache/apt-backports
+    apt_update_once
+    if ! [[ $(apt-cache policy qemu-system-arm) =~ Candidate:\ [0-9]+:7\. ]]; then
+        apt_install qemu-system-arm
+    else
+        find_debian_mirrors
+        mkdir -p "$folder/lists/partial"
+        cat >"$folder/sources.list" <<EOF
+deb [targets=Packages lang=none] $main $debian_release main
+deb [targets=Packages lang=none] $security $debian_release-security main
+deb [targets=Packages lang=none] $main $debian_release-backports main
+EOF
+        apt_options=(-o "Dir::Etc::SourceList=$folder/sources.list" -o Dir::Etc::SourceParts=/dev/null
+            -o "Dir::State::Lists=$folder/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
+        as_root apt-get update -qq "${apt_options[@]}" >&2 || fail "cannot read Debian's backports at $main"
+        apt_options+=(-t "$debian_release-backports")
+        apt_install qemu-system-arm qemu-system-common qemu-system-data
+        apt_options=()
+    fi
+    hash -r
+    emulator_fits || fail "$(qemu-system-aarch64 --version | sed -n 1p) gives wrong tags and no later one is to be had: 8.0 is needed"
 }
