@@ -18,6 +18,8 @@ pub mod client;
 pub mod config;
 pub mod error;
 pub mod json;
+#[cfg(test)]
+mod openapi;
 pub mod server;
 pub mod types;
 

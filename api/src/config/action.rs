@@ -9,6 +9,7 @@ use super::list;
 
 /// Body of `vm.resize`: what is absent stays as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmResize {
     /// vCPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -23,6 +24,7 @@ pub struct VmResize {
 
 /// Body of `vm.resize-disk`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmResizeDisk {
     /// The disk.
     pub id: String,
@@ -32,6 +34,7 @@ pub struct VmResizeDisk {
 
 /// Body of `vm.resize-zone`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmResizeZone {
     /// The memory zone.
     pub id: String,
@@ -41,6 +44,7 @@ pub struct VmResizeZone {
 
 /// Body of `vm.remove-device`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmRemoveDevice {
     /// The device.
     pub id: String,
@@ -48,6 +52,7 @@ pub struct VmRemoveDevice {
 
 /// Body of `vm.snapshot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmSnapshotConfig {
     /// `file://` and the directory.
     pub destination_url: String,
@@ -55,6 +60,7 @@ pub struct VmSnapshotConfig {
 
 /// Body of `vm.coredump`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmCoredumpData {
     /// `file://` and the file.
     pub destination_url: String,
@@ -62,6 +68,7 @@ pub struct VmCoredumpData {
 
 /// Body of `vm.restore`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RestoreConfig {
     /// `file://` and the directory.
     pub source_url: String,
@@ -84,6 +91,7 @@ pub struct RestoreConfig {
 
 /// When a restored VM's memory is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum MemoryRestoreMode {
     /// Before the call is answered.
     #[default]
@@ -94,6 +102,7 @@ pub enum MemoryRestoreMode {
 
 /// How many descriptors a restored network interface takes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RestoredNetConfig {
     /// The interface.
     pub id: String,
@@ -107,6 +116,8 @@ pub struct RestoredNetConfig {
 
 /// Another host node for a memory zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "VmMemoryZoneUpdateData"))]
 pub struct ZoneUpdate {
     /// The zone.
     pub id: String,
@@ -116,6 +127,7 @@ pub struct ZoneUpdate {
 
 /// Body of `vm.receive-migration`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ReceiveMigrationData {
     /// `unix:` and a path, or `tcp:` and an address.
     pub receiver_url: String,
@@ -135,6 +147,7 @@ pub struct ReceiveMigrationData {
 
 /// When a migrating VM's memory is sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum MigrationMode {
     /// Before the guest resumes at the destination.
     #[default]
@@ -145,6 +158,7 @@ pub enum MigrationMode {
 
 /// Body of `vm.send-migration`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SendMigrationData {
     /// `unix:` and a path, or `tcp:` and an address.
     pub destination_url: String,
@@ -173,6 +187,7 @@ pub struct SendMigrationData {
 
 /// What happens when a migration takes too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum TimeoutStrategy {
     /// It is given up; the VM runs on where it is.
     #[default]

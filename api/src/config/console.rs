@@ -8,6 +8,8 @@ use super::defaults::{self, debug_console_port};
 
 /// Where a line's text goes and comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "ConsoleMode"))]
 pub enum Mode {
     /// The device is not there.
     Off,
@@ -25,6 +27,7 @@ pub enum Mode {
 
 /// The PL011 UART, `ttyAMA0` in the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SerialConfig {
     /// The file of mode File; the pseudo-terminal of mode Pty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,6 +51,7 @@ impl SerialConfig {
 
 /// The virtio console, `hvc0` in the guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConsoleConfig {
     /// The file of mode File; the pseudo-terminal of mode Pty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +84,7 @@ impl ConsoleConfig {
 
 /// x86 only: text written to an I/O port. Accepted and echoed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DebugConsoleConfig {
     /// The file of mode File.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -10,6 +10,7 @@ use super::list;
 
 /// `cpus` of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpusConfig {
     /// vCPUs that the guest boots with.
     pub boot_vcpus: u32,
@@ -56,6 +57,7 @@ impl Default for CpusConfig {
 
 /// The host CPUs of one vCPU.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpuAffinity {
     /// Index of the vCPU.
     pub vcpu: u32,
@@ -66,6 +68,7 @@ pub struct CpuAffinity {
 
 /// The layout of the vCPUs; the product of the four is `max_vcpus`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpuTopology {
     /// Threads of a core.
     pub threads_per_core: u16,
@@ -79,6 +82,7 @@ pub struct CpuTopology {
 
 /// CPU features that are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CpuFeatures {
     /// x86 only; accepted and echoed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,6 +94,8 @@ pub struct CpuFeatures {
 
 /// Which vCPU threads may share a physical core.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "CoreSchedulingMode"))]
 pub enum CoreScheduling {
     /// Threads of this VM only.
     #[default]
@@ -129,6 +135,20 @@ impl Serialize for MteRequest {
             Self::Off => to.serialize_bool(false),
             Self::Auto => to.serialize_str("auto"),
         }
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for MteRequest {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MteRequest".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "description": "What is asked of memory tagging: true, false or \"auto\".",
+            "anyOf": [{ "type": "boolean" }, { "type": "string", "enum": ["auto"] }],
+        })
     }
 }
 

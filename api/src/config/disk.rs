@@ -10,6 +10,7 @@ use super::rate::RateLimiterConfig;
 
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DiskConfig {
     /// The image or block device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,6 +107,7 @@ impl Default for DiskConfig {
 
 /// Format of a disk image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ImageType {
     /// VHD of a fixed size.
     FixedVhd,
@@ -122,6 +124,7 @@ pub enum ImageType {
 
 /// What is locked of a disk's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum LockGranularity {
     /// The bytes that the disk has.
     #[default]
@@ -132,6 +135,8 @@ pub enum LockGranularity {
 
 /// Host CPUs of one queue's thread.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "VirtQueueAffinity"))]
 pub struct QueueAffinity {
     /// Index of the queue.
     pub queue_index: u16,

@@ -9,6 +9,7 @@ use super::list;
 
 /// `memory` of a VM. All sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemoryConfig {
     /// Guest memory at boot.
     pub size: u64,
@@ -68,6 +69,7 @@ impl Default for MemoryConfig {
 
 /// How memory would be added to a running guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum HotplugMethod {
     /// As ACPI memory devices.
     #[default]
@@ -78,6 +80,7 @@ pub enum HotplugMethod {
 
 /// One backing of guest memory. All sizes are bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemoryZoneConfig {
     /// Name, unique among the zones.
     pub id: String,

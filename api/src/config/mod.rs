@@ -50,6 +50,7 @@ pub use shared::{FsConfig, GenericVhostUserConfig, PmemConfig, VsockConfig};
 
 /// A whole VM, as sent in `vm.create` and echoed in `vm.info`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmConfig {
     /// vCPUs.
     #[serde(default, deserialize_with = "defaults::or_default")]

@@ -9,6 +9,7 @@ use super::list;
 
 /// A VFIO device.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceConfig {
     /// Its directory in sysfs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,6 +36,7 @@ pub struct DeviceConfig {
 
 /// A device served by a vfio-user process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UserDeviceConfig {
     /// The socket of that process.
     pub socket: PathBuf,
@@ -51,6 +53,7 @@ pub struct UserDeviceConfig {
 
 /// A vDPA device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VdpaConfig {
     /// Its device node.
     pub path: PathBuf,

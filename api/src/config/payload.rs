@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// `payload` of a VM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PayloadConfig {
     /// Firmware to start in place of a kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]

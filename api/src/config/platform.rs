@@ -9,6 +9,7 @@ use super::list;
 
 /// `platform` of a VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PlatformConfig {
     /// PCI segments.
     #[serde(default = "pci_segments::value", deserialize_with = "pci_segments::deserialize")]
@@ -85,6 +86,7 @@ impl Default for PlatformConfig {
 
 /// How much of the PCI windows one segment gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PciSegmentConfig {
     /// The segment.
     pub pci_segment: u16,
@@ -98,6 +100,7 @@ pub struct PciSegmentConfig {
 
 /// One NUMA node of the guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NumaConfig {
     /// Number of the node.
     pub guest_numa_id: u32,
@@ -120,6 +123,7 @@ pub struct NumaConfig {
 
 /// How far a NUMA node is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NumaDistance {
     /// The other node.
     pub destination: u32,
@@ -129,6 +133,7 @@ pub struct NumaDistance {
 
 /// A TPM served by swtpm.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TpmConfig {
     /// The socket of the server.
     pub socket: PathBuf,
@@ -136,6 +141,7 @@ pub struct TpmConfig {
 
 /// A path that the jail leaves open. Accepted and echoed: the jail here leaves none open, files come in as descriptors.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LandlockConfig {
     /// The path.
     pub path: PathBuf,

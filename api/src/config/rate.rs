@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// A bucket of tokens that is refilled at a constant rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TokenBucket {
     /// Tokens that the bucket holds: bytes or operations.
     pub size: u64,
@@ -16,6 +17,7 @@ pub struct TokenBucket {
 
 /// Limits of bytes and of operations per time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RateLimiterConfig {
     /// Bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -27,6 +29,7 @@ pub struct RateLimiterConfig {
 
 /// A limit that several disks share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RateLimitGroupConfig {
     /// Name that disks refer to.
     pub id: String,

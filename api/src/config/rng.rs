@@ -8,6 +8,7 @@ use super::defaults::{self, rng_source};
 
 /// The entropy device; every VM has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RngConfig {
     /// Where the entropy comes from.
     #[serde(default = "rng_source::value", deserialize_with = "rng_source::deserialize")]
@@ -34,6 +35,7 @@ impl Default for RngConfig {
 
 /// A device through which the guest gives memory back.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct BalloonConfig {
     /// Bytes that the guest is asked to give back.
     pub size: u64,
@@ -59,6 +61,7 @@ pub struct BalloonConfig {
 
 /// A virtio clock (the PL031 is always there).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RtcConfig {
     /// Whether the device is behind a virtual IOMMU.
     #[serde(default, deserialize_with = "defaults::or_default")]

@@ -9,6 +9,7 @@ use super::list;
 
 /// A directory of the host, served by a virtiofsd.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FsConfig {
     /// Name under which the guest mounts it.
     pub tag: String,
@@ -33,6 +34,7 @@ pub struct FsConfig {
 
 /// Any virtio device that a vhost-user server implements whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct GenericVhostUserConfig {
     /// The socket of the server.
     pub socket: PathBuf,
@@ -54,6 +56,7 @@ pub struct GenericVhostUserConfig {
 
 /// A file of the host that the guest maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PmemConfig {
     /// The file.
     pub file: PathBuf,
@@ -79,6 +82,7 @@ pub struct PmemConfig {
 
 /// Sockets between guest and host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VsockConfig {
     /// The guest's context id, 3 or more.
     pub cid: u64,

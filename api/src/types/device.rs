@@ -9,6 +9,7 @@ pub type DeviceTree = BTreeMap<String, DeviceNode>;
 
 /// One device: a PCI function, or the virtio device behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DeviceNode {
     /// Its id: `_disk0`, or `_virtio-pci-_disk0` for the function that it is behind.
     pub id: String,
@@ -25,6 +26,7 @@ pub struct DeviceNode {
 
 /// What a device occupies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Resource {
     /// A BAR of a PCI function.
     PciBar(PciBar),
@@ -41,6 +43,7 @@ pub enum Resource {
 
 /// A BAR of a PCI function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PciBar {
     /// Which of the six.
     pub index: u32,
@@ -56,6 +59,7 @@ pub struct PciBar {
 
 /// What a hot-added device became.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PciDeviceInfo {
     /// Its id, to remove it by.
     pub id: String,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// Something that happened to the VM or the monitor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Event {
     /// When, counted from the start of the monitor.
     pub timestamp: Timestamp,
@@ -20,6 +21,7 @@ pub struct Event {
 
 /// A time since the start of the monitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Timestamp {
     /// Whole seconds.
     pub secs: u64,

@@ -7,6 +7,7 @@ use crate::config::{MteRequest, VmConfig};
 
 /// A VM as it is now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct VmInfo {
     /// Its configuration, complete with defaults and, once booted, with the ids that devices got.
     pub config: VmConfig,
@@ -28,6 +29,7 @@ pub struct VmInfo {
 
 /// The state of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum VmState {
     /// Configured, not running: before boot and after shutdown.
     Created,
@@ -41,6 +43,7 @@ pub enum VmState {
 
 /// What became of the request for memory tagging.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MteInfo {
     /// What was asked.
     pub requested: MteRequest,
@@ -56,6 +59,7 @@ pub struct MteInfo {
 
 /// How the processes of a VM are confined.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JailInfo {
     /// One entry for each process.
     pub processes: Vec<JailedProcess>,
@@ -63,6 +67,7 @@ pub struct JailInfo {
 
 /// How one process is confined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct JailedProcess {
     /// `machine`, `control`, or the id of the device that it serves.
     pub role: String,

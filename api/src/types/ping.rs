@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Who answers here, and what it can do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(rename = "VmmPingResponse"))]
 pub struct Ping {
     /// Name and version of the build.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,6 +38,7 @@ impl Ping {
 
 /// Whether guests can have tags on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HostMte {
     /// Whether they can.
     pub available: bool,
