@@ -25,6 +25,7 @@ pub mod serve;
 mod sync;
 mod sys;
 pub mod virtio;
+pub mod vsock;
 
 #[cfg(test)]
 mod contract;

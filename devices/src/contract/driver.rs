@@ -21,9 +21,10 @@ pub(crate) const BUFFERS: u64 = RAM + 0x1_0000;
 /// Descriptors in the ring.
 pub(crate) const SIZE: u16 = 16;
 
-const DESCRIPTORS: u64 = RAM;
-const AVAILABLE: u64 = RAM + 0x1000;
-const USED: u64 = RAM + 0x2000;
+const DESCRIPTORS: u64 = 0;
+const AVAILABLE: u64 = 0x1000;
+const USED: u64 = 0x2000;
+const RINGS: u64 = 0x3000;
 
 /// Descriptor flag: there is a next one.
 pub(crate) const NEXT: u16 = 1;
@@ -52,19 +53,31 @@ pub(crate) fn guest_memory() -> GuestMemory {
 /// The driver's side of one queue.
 pub(crate) struct Driver {
     memory: GuestMemory,
+    rings: u64,
     available: u16,
 }
 
 impl Driver {
     /// Clears the rings.
     pub(crate) fn new(memory: GuestMemory) -> Self {
-        memory.memory().write_slice(&[0; 0x3000], GuestAddress(RAM)).unwrap();
-        Self { memory, available: 0 }
+        Self::of_queue(memory, 0)
     }
 
-    /// The three areas.
+    /// The same for another queue, whose rings are behind those of the queues before it.
+    pub(crate) fn of_queue(memory: GuestMemory, queue: u16) -> Self {
+        let rings = RAM + RINGS * u64::from(queue);
+        memory.memory().write_slice(&[0; RINGS as usize], GuestAddress(rings)).unwrap();
+        Self { memory, rings, available: 0 }
+    }
+
+    /// The three areas of queue 0.
     pub(crate) const fn areas() -> (u64, u64, u64) {
-        (DESCRIPTORS, AVAILABLE, USED)
+        (RAM + DESCRIPTORS, RAM + AVAILABLE, RAM + USED)
+    }
+
+    /// The three areas of its queue.
+    pub(crate) fn own_areas(&self) -> (u64, u64, u64) {
+        (self.rings + DESCRIPTORS, self.rings + AVAILABLE, self.rings + USED)
     }
 
     pub(crate) fn write<T: vm_memory::ByteValued>(&self, value: T, address: u64) {
@@ -86,12 +99,12 @@ impl Driver {
 
     /// Writes descriptor `index` of the queue.
     pub(crate) fn describe(&self, index: u16, descriptor: Descriptor) {
-        self.describe_at(DESCRIPTORS, index, descriptor);
+        self.describe_at(self.rings + DESCRIPTORS, index, descriptor);
     }
 
     /// Makes the chain at `head` available.
     pub(crate) fn offer(&mut self, head: u16) {
-        self.write(head.to_le(), AVAILABLE + 4 + 2 * u64::from(self.available % SIZE));
+        self.write(head.to_le(), self.rings + AVAILABLE + 4 + 2 * u64::from(self.available % SIZE));
         self.set_available(self.available.wrapping_add(1));
     }
 
@@ -99,17 +112,19 @@ impl Driver {
     pub(crate) fn set_available(&mut self, index: u16) {
         self.available = index;
         let memory = self.memory.memory();
-        memory.store(index.to_le(), GuestAddress(AVAILABLE + 2), Ordering::Release).unwrap();
+        memory.store(index.to_le(), GuestAddress(self.rings + AVAILABLE + 2), Ordering::Release).unwrap();
     }
 
     /// How many chains were used.
     pub(crate) fn used(&self) -> u16 {
-        u16::from_le(self.memory.memory().load(GuestAddress(USED + 2), Ordering::Acquire).unwrap())
+        u16::from_le(
+            self.memory.memory().load(GuestAddress(self.rings + USED + 2), Ordering::Acquire).unwrap(),
+        )
     }
 
     /// Head and length of the used chain of that number.
     pub(crate) fn used_element(&self, number: u16) -> (u32, u32) {
-        let at = USED + 4 + 8 * u64::from(number % SIZE);
+        let at = self.rings + USED + 4 + 8 * u64::from(number % SIZE);
         (u32::from_le(self.read(at)), u32::from_le(self.read(at + 4)))
     }
 }

@@ -3,6 +3,7 @@
 //! The device runs as it does in its process, on a thread, behind a real socket and the real front end; its driver is
 //! made by hand.
 
+pub(crate) mod bench;
 pub(crate) mod driver;
 pub(crate) mod rig;
 mod whole_path;

@@ -20,6 +20,7 @@ mod orders;
 mod queue;
 mod ring;
 mod server;
+mod vectors;
 mod watch;
 
 use std::error::Error;
@@ -32,6 +33,7 @@ use rustix::event::PollFlags;
 use thiserror::Error;
 
 pub use orders::MAX_ORDER;
+pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};
 
 pub use ring::{Chain, Memory, Progress, Ring, RingFault, serve_chains, serve_while};
