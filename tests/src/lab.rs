@@ -54,6 +54,17 @@ pub fn selftests() -> PathBuf {
     )
 }
 
+/// The folder of virtiofsd, its loader and its libraries, from `GRANULE_VIRTIOFSD`.
+///
+/// # Panics
+/// Outside of the lab.
+pub fn virtiofsd() -> PathBuf {
+    PathBuf::from(
+        env::var_os("GRANULE_VIRTIOFSD")
+            .expect("GRANULE_VIRTIOFSD is set: run this by scripts/lab or cargo test"),
+    )
+}
+
 /// Fails a test that was started on another kind of host than it is about.
 ///
 /// # Panics

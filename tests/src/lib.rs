@@ -23,6 +23,8 @@ pub mod lab;
 pub mod memory;
 pub mod monitor;
 pub mod processes;
+pub mod server;
 pub mod session;
+pub mod tree;
 pub mod vm;
 pub mod wait;

@@ -38,6 +38,7 @@ def offer(version: str, mte: bool) -> dict[str, str]:
         "GRANULE_INITRAMFS": str(initramfs.guest()),
         "GRANULE_BUSYBOX": str(initramfs.busybox()),
         "GRANULE_SELFTESTS": str(cached("selftests", "mte")),
+        "GRANULE_VIRTIOFSD": str(cached("virtiofsd")),
     }
 
 

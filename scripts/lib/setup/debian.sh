@@ -4,6 +4,7 @@
 # where both 6.12 and 6.1 are) can be had on Debian 13 and Ubuntu too.
 
 debian_release=bookworm
+debian_state=$cache/apt
 
 # cache folder → package whose dependency names the real one
 declare -A kernel_packages=(
@@ -57,16 +58,20 @@ fetch_busybox() {
     [ -e "$cache/busybox/package" ] || unpack busybox busybox-static true
 }
 
-# unpack FOLDER PACKAGE FINISH: downloads a package and unpacks it to $cache/FOLDER; FINISH is called with the folder before it
+# unpack FOLDER PACKAGES FINISH: downloads packages and unpacks them to $cache/FOLDER; FINISH is called with the folder before it
 # gets its name. The file "package" in it says which package it is, and that it is whole.
 unpack() {
-    local folder=$1 package=$2 finish=$3 work
+    local folder=$1 finish=$3 work package
+    local -a packages
+    read -ra packages <<<"$2"
     debian_apt_ready
-    say "fetching $package"
+    say "fetching ${packages[*]}"
     work=$(mktemp -d "$cache/unpack.XXXXXX")
-    (cd "$work" && debian_apt apt-get download -qq "$package" >&2) || fail "cannot download $package"
+    (cd "$work" && debian_apt apt-get download -qq "${packages[@]}" >&2) || fail "cannot download ${packages[*]}"
     mkdir "$work/tree"
-    dpkg -x "$work"/*.deb "$work/tree"
+    for package in "$work"/*.deb; do
+        dpkg -x "$package" "$work/tree"
+    done
     "$finish" "$work/tree"
     (cd "$work" && echo *.deb) >"$work/tree/package"
     mkdir -p "$(dirname "$cache/$folder")"
@@ -79,9 +84,9 @@ unpack() {
 debian_apt() {
     local tool=$1
     shift
-    "$tool" -o Dir::Etc::SourceList="$cache/apt/sources.list" -o Dir::Etc::SourceParts=/dev/null \
-        -o Dir::State="$cache/apt" -o Dir::State::Lists="$cache/apt/lists" -o Dir::State::status="$cache/apt/status" \
-        -o Dir::Cache="$cache/apt" -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" "$@"
+    "$tool" -o Dir::Etc::SourceList="$debian_state/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+        -o Dir::State="$debian_state" -o Dir::State::Lists="$debian_state/lists" -o Dir::State::status="$debian_state/status" \
+        -o Dir::Cache="$debian_state" -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
 debian_ready=
@@ -93,9 +98,9 @@ debian_apt_ready() {
     key=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -e "$key" ] || apt_install debian-archive-keyring
     options+=" signed-by=$key"
-    mkdir -p "$cache/apt/lists/partial" "$cache/apt/archives/partial"
-    : >"$cache/apt/status"
-    cat >"$cache/apt/sources.list" <<EOF
+    mkdir -p "$debian_state/lists/partial" "$debian_state/archives/partial"
+    : >"$debian_state/status"
+    cat >"$debian_state/sources.list" <<EOF
 deb [$options] $main $debian_release main
 deb [$options] $security $debian_release-security main
 EOF

@@ -9,6 +9,7 @@ mod boot;
 mod cli;
 mod death;
 mod events;
+mod external;
 mod hotplug;
 mod jail;
 mod lifecycle;

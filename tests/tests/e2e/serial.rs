@@ -20,7 +20,7 @@ pub fn talk(guest: &Guest) -> (Vm, Session) {
     (vm, session)
 }
 
-fn join(vm: &Vm) -> Session {
+pub fn join(vm: &Vm) -> Session {
     let stream = stream(vm);
     Session::new(stream.try_clone().unwrap(), stream)
 }

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod cpus;
+pub mod fs;
 pub mod heap;
 pub mod mte;
 pub mod pci;
@@ -29,9 +30,11 @@ pub fn report(name: &str) -> bool {
         "pci" => pci::look(),
         "rng" => rng::look(),
         "selftests" => selftests::run("/selftests"),
-        other => match other.strip_prefix("selftests:") {
-            Some(folder) => selftests::run(folder),
-            None => Err("no check of this name".to_owned()),
+        other => match other.split_once(':') {
+            Some(("selftests", folder)) => selftests::run(folder),
+            Some(("fs", tag)) => fs::read(tag),
+            Some(("fs-write", tag)) => fs::write(tag),
+            _ => Err("no check of this name".to_owned()),
         },
     };
     match seen {

@@ -1,0 +1,37 @@
+//! A shared directory: mounted by its tag, read and written.
+
+use std::path::PathBuf;
+
+use granule_tests::tree;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use serde_json::json;
+
+use super::Seen;
+
+/// Reads the whole of the directory with this tag.
+pub fn read(tag: &str) -> Seen {
+    mounted(tag, |folder| Ok(json!(tree::read(&folder)?)))
+}
+
+/// Writes a file and a folder into it, and renames one.
+pub fn write(tag: &str) -> Seen {
+    mounted(tag, |folder| {
+        let bytes: Vec<u8> = (0..100_000_u32).map(|n| (n % 251) as u8).collect();
+        let act = || {
+            std::fs::create_dir(folder.join("from the guest"))?;
+            std::fs::write(folder.join("written"), &bytes)?;
+            std::fs::rename(folder.join("written"), folder.join("from the guest/renamed"))
+        };
+        act().map_err(|e| e.to_string())?;
+        Ok(json!(format!("{:016x}", tree::digest(&bytes))))
+    })
+}
+
+fn mounted(tag: &str, act: impl FnOnce(PathBuf) -> Seen) -> Seen {
+    let folder = PathBuf::from(format!("/tmp/{tag}"));
+    std::fs::create_dir_all(&folder).map_err(|e| e.to_string())?;
+    mount(tag, &folder, "virtiofs", MountFlags::empty(), None).map_err(|e| format!("mount {tag}: {e}"))?;
+    let seen = act(folder.clone());
+    let left = unmount(&folder, UnmountFlags::DETACH).map_err(|e| format!("unmount {tag}: {e}"));
+    left.and(seen)
+}
