@@ -17,6 +17,8 @@ pub enum JailKind {
 /// What a device process serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceKind {
+    /// virtio-blk.
+    Blk,
     /// virtio-rng.
     Rng,
 }
@@ -34,7 +36,8 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 3] = [Self::Machine, Self::Control, Self::Device(DeviceKind::Rng)];
+    pub const ALL: [Self; 4] =
+        [Self::Machine, Self::Control, Self::Device(DeviceKind::Blk), Self::Device(DeviceKind::Rng)];
 }
 
 impl ThreadKind {
@@ -64,6 +67,7 @@ impl Kind {
         match self {
             Self::Process(JailKind::Machine) => "machine",
             Self::Process(JailKind::Control) => "control",
+            Self::Process(JailKind::Device(DeviceKind::Blk)) => "blk",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",

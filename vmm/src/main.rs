@@ -11,6 +11,7 @@
 mod cli;
 mod control;
 mod device;
+mod image;
 mod machine;
 mod probe;
 mod report;

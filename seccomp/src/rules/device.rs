@@ -3,7 +3,10 @@
 //! The loop has one thread, one connection that is accepted before the jail is entered, and guest memory mapped from
 //! memfds that the front end sends.
 
-use crate::call::{FCNTL, FSTAT, PPOLL, READ, RECVMSG, SENDMSG, WRITEV};
+use crate::call::{
+    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, PPOLL, PREADV, PWRITEV, READ, RECVMSG, SENDMSG,
+    WRITEV,
+};
 use crate::rule::{Rule, Test::Is};
 
 const F_DUPFD_CLOEXEC: u32 = 1030;
@@ -17,4 +20,14 @@ pub(super) const BACK_END: &[Rule] = &[
     Rule::any(READ, "kicks; the source of entropy"),
     Rule::any(WRITEV, "log lines"),
     Rule::when(FCNTL, &[Is(1, F_DUPFD_CLOEXEC)], "a second handle of the connection"),
+];
+
+/// What `granule_devices::blk` does with its image.
+pub(super) const DISK: &[Rule] = &[
+    Rule::any(PREADV, "reads of the guest"),
+    Rule::any(PWRITEV, "writes of the guest"),
+    Rule::any(FDATASYNC, "flushes of the guest"),
+    Rule::any(FALLOCATE, "discards of the guest, and zeros"),
+    Rule::any(FTRUNCATE, "a live disk is resized"),
+    Rule::any(LSEEK, "the size of a resized disk"),
 ];

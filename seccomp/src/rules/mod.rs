@@ -50,6 +50,9 @@ impl Table {
             Kind::Process(JailKind::Control) => {
                 return Self { sense: Sense::Refuse, rules: control::CONTROL.to_vec() };
             }
+            Kind::Process(JailKind::Device(DeviceKind::Blk)) => {
+                &[runtime::RUNTIME, device::BACK_END, device::DISK]
+            }
             Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {

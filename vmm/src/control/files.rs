@@ -19,6 +19,17 @@ pub enum FileError {
         #[source]
         source: io::Error,
     },
+    /// It is not what its user needs.
+    #[error("{field}: {path:?} cannot be used")]
+    Unusable {
+        /// Field of the request.
+        field: String,
+        /// Path as given.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// It is a directory, a FIFO, a socket, …
     #[error("{field}: {path:?} is {found}, not {wanted}")]
     Kind {

@@ -8,6 +8,7 @@
 //!
 //! Nothing that reads what a guest wrote exists before the jail. Each kind has a file here, with its own arguments.
 
+mod blk;
 mod rng;
 
 use std::error::Error;
@@ -31,6 +32,8 @@ pub struct DeviceArgs {
 /// Devices that have a process.
 #[derive(Debug, clap::Subcommand)]
 enum Kind {
+    /// virtio-blk: a disk
+    Blk(blk::Args),
     /// virtio-rng: an entropy source
     Rng(rng::Args),
 }
@@ -75,6 +78,24 @@ pub enum DeviceError {
         #[source]
         source: io::Error,
     },
+    /// A disk's image.
+    #[error("--image: {path:?} cannot be used")]
+    Image {
+        /// Path as given.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: crate::image::ImageError,
+    },
+    /// A file that is open, but tells nothing of itself.
+    #[error("{flag}: the file cannot be looked at")]
+    Inspect {
+        /// The flag that names it.
+        flag: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// A descriptor that is not open.
     #[error("descriptor {0} is not open")]
     Descriptor(RawFd),
@@ -86,6 +107,7 @@ pub enum DeviceError {
 /// Runs the device to its end.
 pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
     match args.kind {
+        Kind::Blk(args) => blk::run(args),
         Kind::Rng(args) => rng::run(args),
     }
 }

@@ -177,6 +177,8 @@ pub enum OutsideConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceKind {
+    /// Disk.
+    Blk,
     /// Entropy source.
     Rng,
 }
@@ -185,6 +187,7 @@ impl DeviceKind {
     /// As in `granule device NAME`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Blk => "blk",
             Self::Rng => "rng",
         }
     }

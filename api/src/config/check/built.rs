@@ -14,7 +14,6 @@ const fn refusal(field: &'static str, asked: fn(&VmConfig) -> bool, reason: &'st
 }
 
 const REFUSALS: &[Refusal] = &[
-    refusal("disks", |vm| !vm.disks.is_empty(), "disks are not supported yet"),
     refusal("net", |vm| !vm.net.is_empty(), "network interfaces are not supported yet"),
     refusal("balloon", |vm| vm.balloon.is_some(), "the balloon is not supported yet"),
     refusal("pmem", |vm| !vm.pmem.is_empty(), "persistent memory is not supported yet"),

@@ -5,6 +5,7 @@
 //! in the JSON: `cpus.boot_vcpus: 0 is not in 1..=32`.
 
 mod built;
+mod disk;
 mod error;
 pub mod external;
 mod machine;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{CoreScheduling, CpuTopology, MteRequest, VmConfig};
+pub use disk::{Disk, disk as check_disk};
 pub use error::{ConfigError, Fault};
 pub use external::{Fs, GenericVhostUser};
 pub use output::Output;
@@ -55,6 +57,8 @@ pub struct Checked {
     pub serial: Output,
     /// Where the virtio console's text goes.
     pub console: Output,
+    /// Disks, in the order of `/dev/vda`, `/dev/vdb`, ….
+    pub disks: Vec<Disk>,
     /// The entropy device.
     pub rng: Rng,
     /// Shared directories.
@@ -129,6 +133,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     let serial = output::serial(&config.serial)?;
     let console = output::console(&config.console)?;
     let pci_segments = places::segments(config, limits)?;
+    let disks = each("disks", &config.disks, |field, disk| check_disk(field, disk, pci_segments))?;
     let rng = Rng {
         id: config.rng.id.clone(),
         source: machine::path("rng.src", &config.rng.src)?,
@@ -139,7 +144,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         external::generic(field, device, pci_segments)
     })?;
     places::unique_ids(config)?;
-    Ok(Checked { cpus, memory, payload, serial, console, rng, fs, generic_vhost_user, pci_segments })
+    Ok(Checked { cpus, memory, payload, serial, console, disks, rng, fs, generic_vhost_user, pci_segments })
 }
 
 /// Checks every item of a list; `check` is told its place, as in `disks[1]`.

@@ -120,7 +120,6 @@ fn outputs_need_what_their_mode_says() {
 #[test]
 fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
-        ("disks", r#""disks":[{"path":"/d"}]"#),
         ("net", r#""net":[{}]"#),
         ("pmem", r#""pmem":[{"file":"/p"}]"#),
         ("vsock", r#""vsock":{"cid":3,"socket":"/v"}"#),
@@ -135,6 +134,28 @@ fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     }
     let empty = with(r#""disks":[],"net":[],"fs":[],"pmem":[],"devices":[],"vdpa":[],"numa":null"#);
     assert!(check(&parsed(&empty), &LIMITS).is_ok());
+}
+
+#[test]
+fn disks_are_checked_field_by_field() {
+    let disk = |members: &str| with(&format!(r#""disks":[{{"path":"/a"}},{{{members}}}]"#));
+    let of = |members: &str| refusal(&disk(members));
+    assert!(of("").starts_with("disks[1].path: missing"));
+    assert_eq!(of(r#""path":"""#), "disks[1].path: empty");
+    assert_eq!(of(r#""path":"/d","num_queues":0"#), "disks[1].num_queues: 0 is not in 1..=16");
+    assert_eq!(of(r#""path":"/d","num_queues":17"#), "disks[1].num_queues: 17 is not in 1..=16");
+    assert_eq!(of(r#""path":"/d","queue_size":2"#), "disks[1].queue_size: 2 is not in 4..=32768");
+    assert_eq!(of(r#""path":"/d","queue_size":100"#), "disks[1].queue_size: 100 is not a power of two");
+    assert_eq!(of(r#""path":"/d","pci_segment":1"#), "disks[1].pci_segment: 1 is not in 0..=0");
+    let long = format!(r#""path":"/d","serial":"{}""#, "s".repeat(21));
+    assert_eq!(of(&long), "disks[1].serial: 21 bytes long, a virtio disk takes 20");
+    for (key, value) in [("image_type", "\"Vhdx\""), ("iommu", "true"), ("rate_limit_group", "\"g\"")] {
+        assert!(of(&format!(r#""path":"/d","{key}":{value}"#)).starts_with(&format!("disks[1].{key}: ")));
+    }
+    let checked = check(&parsed(&disk(r#""path":"/d","readonly":true,"num_queues":4"#)), &LIMITS).unwrap();
+    let [first, second] = &checked.disks[..] else { panic!("{:?}", checked.disks) };
+    assert_eq!((first.queues, first.queue_size, first.readonly, first.sparse), (1, 128, false, true));
+    assert_eq!((second.queues, second.readonly, second.path.to_str()), (4, true, Some("/d")));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //!  Checked ── KIND.rs ──► Planned ── Children::start ──► process, DeviceSpec for `machine`
 //! ```
 
+mod disk;
 mod external;
 mod ids;
 mod rng;
@@ -67,7 +68,6 @@ pub struct Recipe {
 #[derive(Debug)]
 pub enum Argument {
     /// As it stands.
-    #[allow(dead_code, reason = "the entropy source has none")]
     Text(String),
     /// A flag whose value is the number that the descriptor has in the process.
     Fd(&'static str, OwnedFd),
@@ -90,7 +90,13 @@ pub fn plan(
     ids: &mut Ids,
     connections: &mut Connections,
 ) -> Result<Vec<Device>, PlanError> {
-    let mut devices = vec![Device::Ours(rng::plan(config, &checked.rng)?)];
+    let taken = ids::taken(config);
+    let mut devices = Vec::new();
+    for (index, (disk, raw)) in checked.disks.iter().zip(&mut config.disks).enumerate() {
+        let id = raw.id.get_or_insert_with(|| ids.give("_disk", &taken)).clone();
+        devices.push(Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?));
+    }
+    devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
     for (index, fs) in checked.fs.iter().enumerate() {
         devices.push(Device::Outside(external::fs(index, config, fs, ids, connections)?));
     }

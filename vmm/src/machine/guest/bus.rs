@@ -288,6 +288,7 @@ fn expected(spec: &DeviceSpec) -> Expected {
 /// Bytes of device-specific configuration.
 fn config_size(kind: DeviceKind) -> usize {
     match kind {
+        DeviceKind::Blk => granule_devices::blk::CONFIG_SIZE,
         DeviceKind::Rng => 0,
     }
 }
@@ -301,6 +302,7 @@ fn device_type(served: &Served) -> DeviceType {
 
 fn type_of(kind: DeviceKind) -> DeviceType {
     match kind {
+        DeviceKind::Blk => DeviceType::Block,
         DeviceKind::Rng => DeviceType::Rng,
     }
 }

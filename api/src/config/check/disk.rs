@@ -1,0 +1,114 @@
+//! Disks.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, Fault};
+use super::machine::path;
+use super::places::{PciPlace, place};
+use crate::config::{DiskConfig, ImageType, LockGranularity, RateLimiterConfig};
+
+/// The most queues of a disk; each has an interrupt of its own.
+const MAX_QUEUES: u64 = 16;
+/// A request is a header, data and a status, and a ring has a power of two.
+const MIN_QUEUE_SIZE: u64 = 4;
+/// The most that a virtqueue may have.
+const MAX_QUEUE_SIZE: u64 = 1 << 15;
+/// Bytes of a serial number.
+const MAX_SERIAL: usize = 20;
+
+/// A disk with an image of ours, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// The name that it was given, if it was.
+    pub id: Option<String>,
+    /// The image; not empty.
+    pub path: PathBuf,
+    /// Format of the image, one that is supported.
+    pub image_type: ImageType,
+    /// Whether the guest may only read.
+    pub readonly: bool,
+    /// Whether the host's page cache is bypassed.
+    pub direct: bool,
+    /// Whether discarded blocks are given back.
+    pub sparse: bool,
+    /// What is locked of the image.
+    pub lock: LockGranularity,
+    /// Queues, 1 to 16.
+    pub queues: u16,
+    /// Descriptors of each, a power of two.
+    pub queue_size: u16,
+    /// The serial number, if it is given one; at most 20 bytes.
+    pub serial: Option<String>,
+    /// How much may be moved.
+    pub limits: RateLimiterConfig,
+    /// Where on the PCI bus it is wanted.
+    pub place: PciPlace,
+}
+
+/// Checks a disk; `name` is the path of its object in the request.
+pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigError> {
+    let at_fault = |key: &str, fault| ConfigError::new(format!("{name}.{key}"), fault);
+    refuse_unsupported(name, raw)?;
+    let image = raw.path.as_deref();
+    let image = image.ok_or_else(|| at_fault("path", Fault::Missing("a disk needs an image")))?;
+    let queues = raw.num_queues as u64;
+    if !(1..=MAX_QUEUES).contains(&queues) {
+        return Err(at_fault("num_queues", Fault::OutOfRange { value: queues, min: 1, max: MAX_QUEUES }));
+    }
+    let size = u64::from(raw.queue_size);
+    if !(MIN_QUEUE_SIZE..=MAX_QUEUE_SIZE).contains(&size) {
+        let fault = Fault::OutOfRange { value: size, min: MIN_QUEUE_SIZE, max: MAX_QUEUE_SIZE };
+        return Err(at_fault("queue_size", fault));
+    }
+    if !size.is_power_of_two() {
+        return Err(at_fault("queue_size", Fault::Contradiction(format!("{size} is not a power of two"))));
+    }
+    Ok(Disk {
+        id: raw.id.clone(),
+        path: path(&format!("{name}.path"), image)?,
+        image_type: raw.image_type,
+        readonly: raw.readonly,
+        direct: raw.direct,
+        sparse: raw.sparse,
+        lock: raw.lock_granularity,
+        // Cannot truncate: 16 at the most.
+        queues: queues as u16,
+        queue_size: raw.queue_size,
+        serial: serial(name, raw)?,
+        limits: raw.rate_limiter_config.unwrap_or_default(),
+        place: place(name, raw.pci_segment, raw.pci_device_id, segments)?,
+    })
+}
+
+fn serial(name: &str, raw: &DiskConfig) -> Result<Option<String>, ConfigError> {
+    let Some(serial) = &raw.serial else { return Ok(None) };
+    let fault = if serial.contains('\0') {
+        Fault::Nul
+    } else if serial.len() > MAX_SERIAL {
+        Fault::TooLong { length: serial.len(), what: "a virtio disk", max: MAX_SERIAL }
+    } else {
+        return Ok(Some(serial.clone()));
+    };
+    Err(ConfigError::new(format!("{name}.serial"), fault))
+}
+
+fn refuse_unsupported(name: &str, raw: &DiskConfig) -> Result<(), ConfigError> {
+    let foreign = matches!(raw.image_type, ImageType::Qcow2 | ImageType::FixedVhd | ImageType::Vhdx);
+    let refusals = [
+        ("vhost_user", raw.vhost_user, "disks that somebody else serves are not supported yet"),
+        ("iommu", raw.iommu, "a virtual IOMMU is not supported"),
+        ("image_type", foreign, "only raw images are supported; convert it, for example with qemu-img"),
+        (
+            "rate_limit_group",
+            raw.rate_limit_group.is_some(),
+            "each disk has a process of its own; give it its own rate_limiter_config",
+        ),
+        ("queue_affinity", !raw.queue_affinity.is_empty(), "one thread serves all queues of a disk"),
+    ];
+    match refusals.into_iter().find(|(_, asked, _)| *asked) {
+        Some((key, _, reason)) => Err(ConfigError::new(format!("{name}.{key}"), Fault::Unsupported(reason))),
+        None => Ok(()),
+    }
+}

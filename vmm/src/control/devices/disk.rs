@@ -1,0 +1,56 @@
+//! `disks`: block devices, in the order of `/dev/vda`, `/dev/vdb`, ….
+
+use granule_api::config::{Disk, ImageType, LockGranularity, TokenBucket};
+
+use super::{Argument, Planned, Recipe};
+use crate::control::files::FileError;
+use crate::image::{self, ImageKind, Wanted};
+use crate::wire::DeviceKind;
+
+/// Opens the image of one disk; `name` is the path of its object in the request, as in `disks[0]`.
+pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError> {
+    let kind = match checked.image_type {
+        ImageType::Raw => ImageKind::Raw,
+        ImageType::Unknown | ImageType::Qcow2 | ImageType::FixedVhd | ImageType::Vhdx => ImageKind::Unknown,
+    };
+    let wanted = Wanted {
+        readonly: checked.readonly,
+        direct: checked.direct,
+        kind,
+        lock_all: checked.lock == LockGranularity::Full,
+    };
+    let file = image::open(&checked.path, wanted).map_err(|source| FileError::Unusable {
+        field: format!("{name}.{}", source.key()),
+        path: checked.path.clone(),
+        source: source.into(),
+    })?;
+    let mut arguments = vec![Argument::file("--image-fd", file)];
+    let mut texts = |words: &[&str]| {
+        arguments.extend(words.iter().map(|word| Argument::Text((*word).to_owned())));
+    };
+    texts(&["--image-type", kind.name()]);
+    texts(&["--queues", &checked.queues.to_string(), "--queue-size", &checked.queue_size.to_string()]);
+    for (flag, wanted) in [("--readonly", checked.readonly), ("--no-sparse", !checked.sparse)] {
+        if wanted {
+            texts(&[flag]);
+        }
+    }
+    if let Some(serial) = &checked.serial {
+        // One word, so that a serial number may begin with a dash.
+        texts(&[&format!("--serial={serial}")]);
+    }
+    for (flag, bucket) in [("--bandwidth", checked.limits.bandwidth), ("--operations", checked.limits.ops)] {
+        // A bucket without size or time is no limit, as in Cloud Hypervisor.
+        if let Some(TokenBucket { size, one_time_burst, refill_time }) = bucket
+            && size > 0
+            && refill_time > 0
+        {
+            texts(&[flag, &format!("{size},{},{refill_time}", one_time_burst.unwrap_or(0))]);
+        }
+    }
+    Ok(Planned {
+        recipe: Recipe { id, kind: DeviceKind::Blk, arguments },
+        place: checked.place,
+        queue_sizes: vec![checked.queue_size; checked.queues.into()],
+    })
+}
