@@ -22,6 +22,7 @@ pub mod inject;
 pub mod lab;
 pub mod memory;
 pub mod monitor;
+pub mod pattern;
 pub mod processes;
 pub mod server;
 pub mod session;

@@ -14,6 +14,9 @@ use crate::wait;
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;
 
+/// Modules of the guest's kernel that its first program loads, in this order.
+const DRIVERS: &[&str] = &["char/hw_random/virtio-rng", "input/evdev", "block/virtio_blk"];
+
 /// What is to be booted: the body of `vm.create`, and what goes into the initramfs.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -136,7 +139,7 @@ impl Guest {
     fn pack(&self) -> Vec<u8> {
         let mut archive = Initramfs::for_guest(self.init);
         let added = archive.program("bin/busybox", &lab::busybox());
-        for (order, name) in ["char/hw_random/virtio-rng", "input/evdev"].into_iter().enumerate() {
+        for (order, name) in DRIVERS.iter().enumerate() {
             let module = lab::driver(name);
             let content = std::fs::read(&module).unwrap_or_else(|e| panic!("{}: {e}", module.display()));
             let file = module.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();

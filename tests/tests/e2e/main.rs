@@ -8,6 +8,7 @@ mod bad_input;
 mod boot;
 mod cli;
 mod death;
+mod disks;
 mod events;
 mod external;
 mod hotplug;

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod cpus;
 pub mod fs;
+pub mod disk;
 pub mod heap;
 pub mod mte;
 pub mod pci;
@@ -34,6 +35,7 @@ pub fn report(name: &str) -> bool {
             Some(("selftests", folder)) => selftests::run(folder),
             Some(("fs", tag)) => fs::read(tag),
             Some(("fs-write", tag)) => fs::write(tag),
+            Some(("disk", words)) => disk::look(words),
             _ => Err("no check of this name".to_owned()),
         },
     };

@@ -60,6 +60,22 @@ pub fn stop_machine(how: RebootCommand) -> String {
     }
 }
 
+/// `BLKDISCARD` of linux/fs.h.
+pub const BLKDISCARD: u32 = 0x1277;
+/// `BLKZEROOUT` of linux/fs.h.
+pub const BLKZEROOUT: u32 = 0x127f;
+
+/// Asks a block device for `request`, one of the above, on a range.
+pub fn block_range(file: &File, request: u32, offset: u64, length: u64) -> std::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let range = [offset, length];
+    // SAFETY: both requests read two numbers from there and keep nothing.
+    match unsafe { libc::ioctl(file.as_raw_fd(), request as _, range.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// The hardware capability words (AT_HWCAP, AT_HWCAP2) that the kernel gave this process.
 pub fn hwcaps() -> (usize, usize) {
     rustix::param::linux_hwcap()

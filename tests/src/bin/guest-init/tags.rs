@@ -107,6 +107,18 @@ impl TaggedMemory {
         unsafe { std::ptr::with_exposed_provenance::<u64>(pointer).read_volatile() }
     }
 
+    /// Has the kernel read from `offset` of `file` into all of it, as into memory without tags.
+    pub fn fill_from(&self, file: &std::fs::File, offset: i64) -> io::Result<()> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the kernel writes no further than the end of this mapping, to which no reference is ever handed out.
+        let read = unsafe { libc::pread(file.as_raw_fd(), self.base.as_ptr().cast(), self.len, offset) };
+        match usize::try_from(read) {
+            Ok(count) if count == self.len => Ok(()),
+            Ok(_) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(_) => Err(io::Error::last_os_error()),
+        }
+    }
+
     fn holds(&self, pointer: usize) -> bool {
         let offset = with_tag(pointer, 0).wrapping_sub(self.base.as_ptr().expose_provenance());
         pointer.is_multiple_of(8) && offset < self.len
