@@ -198,7 +198,19 @@ impl BlkDevice {
     fn resize(&mut self, order: &str) -> Result<(), String> {
         let size = order.strip_prefix("resize ").and_then(|size| size.parse().ok());
         let size: u64 = size.ok_or("a block device knows the order `resize BYTES` only")?;
-        self.medium.resize(size).map_err(|error| error.to_string())?;
+        let block = self.settings.direct.map_or(SECTOR, |alignment| alignment.offset.into());
+        if self.settings.readonly {
+            return Err("desired_size: the disk is read only".into());
+        }
+        if size < self.medium.size() {
+            // The guest would lose what it has written, and has no way to say whether it can.
+            let now = self.medium.size();
+            return Err(format!("desired_size: a disk in use only grows, and this one has {now} bytes"));
+        }
+        if !size.is_multiple_of(block) {
+            return Err(format!("desired_size: not a multiple of {block}, the size of a block"));
+        }
+        self.medium.resize(size).map_err(|error| format!("desired_size: {error}"))?;
         self.config = configuration(&self.settings, self.medium.size()).bytes();
         Ok(())
     }

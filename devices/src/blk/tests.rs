@@ -328,6 +328,13 @@ fn a_live_disk_grows_and_says_so() {
     assert_eq!(answer, b"2097152");
     assert_eq!(disk.config()[..8], 4096u64.to_le_bytes());
     assert_eq!(file.metadata().unwrap().len(), 2 << 20);
+    for refused in ["resize 512", "resize 2097153"] {
+        let error = disk.order(refused.as_bytes(), None, &mut wake).unwrap_err();
+        assert!(error.starts_with("desired_size: "), "{error}");
+    }
+    let mut readonly = device(&file, &Settings { readonly: true, ..settings() });
+    readonly.order(b"resize 4194304", None, &mut wake).unwrap_err();
+    assert_eq!(file.metadata().unwrap().len(), 2 << 20);
     for nonsense in [&b"resize"[..], b"resize x", b"grow 5", b"\xff\xff"] {
         disk.order(nonsense, None, &mut wake).unwrap_err();
     }

@@ -50,6 +50,8 @@ pub enum Verb {
     PowerButton,
     /// vm.delete
     Delete,
+    /// vm.resize-disk
+    ResizeDisk,
     /// vm.add-disk and its kin, vm.resize, vm.snapshot, …: they need a machine and are not built yet.
     Unbuilt,
 }
@@ -72,7 +74,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Info,
@@ -84,6 +86,7 @@ impl Verb {
         Self::Reboot,
         Self::PowerButton,
         Self::Delete,
+        Self::ResizeDisk,
         Self::Unbuilt,
     ];
 }
@@ -109,8 +112,10 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         (Verb::Resume, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
         // The reference document has 404 here and 405 for its siblings.
         (Verb::Resume, Created) => Deny(ErrorKind::NotFound, "VM is not booted"),
-        (Verb::Shutdown | Verb::Reboot | Verb::PowerButton, Running | Paused) => Run,
-        (Verb::Pause | Verb::Shutdown | Verb::Reboot | Verb::PowerButton, Created) => NOT_BOOTED,
+        (Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk, Running | Paused) => Run,
+        (Verb::Pause | Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk, Created) => {
+            NOT_BOOTED
+        }
         (Verb::Unbuilt, _) => Deny(ErrorKind::Internal, "this request is not supported by this version"),
     }
 }
@@ -120,7 +125,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 12] = [
+    const TABLE: [(Verb, [u16; 4]); 13] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Info, [404, 0, 0, 0]),
@@ -132,6 +137,7 @@ mod tests {
         (Verb::Reboot, [404, 405, 0, 0]),
         (Verb::PowerButton, [404, 405, 0, 0]),
         (Verb::Delete, [0, 0, 0, 0]),
+        (Verb::ResizeDisk, [404, 405, 0, 0]),
         (Verb::Unbuilt, [404, 500, 500, 500]),
     ];
 

@@ -37,6 +37,10 @@ pub enum Step {
     Replace,
     /// Tell the guest that a device is served by nobody.
     Orphan,
+    /// Give the plan's device its order.
+    Order,
+    /// Have the guest told that the configuration of the plan's device has changed.
+    ConfigChanged,
     /// Tell an event of the machine.
     Tell(&'static str),
     /// End everything with this code.
@@ -56,6 +60,8 @@ impl Step {
             Self::Stop => "The VM could not shutdown",
             Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
+            Self::Order => "The device could not do it",
+            Self::ConfigChanged => "The guest could not be told",
             Self::Forget | Self::Tell(_) | Self::Exit(_) => "The request failed",
         }
     }
@@ -117,8 +123,10 @@ pub struct Plan {
     pub audience: Audience,
     /// The configuration that [`Step::Create`] takes.
     pub config: Option<Box<VmConfig>>,
-    /// The device that [`Step::Replace`] is about.
+    /// The device that [`Step::Replace`] and [`Step::Order`] are about.
     pub device: Option<String>,
+    /// What [`Step::Order`] says.
+    pub order: Vec<u8>,
     /// The connection that [`Step::Replace`] goes on with; a new process is started where there is none.
     pub socket: Option<OwnedFd>,
     /// Which guest it is about, counted from the first boot; `None` where it is about no guest in particular.
@@ -136,6 +144,7 @@ impl Plan {
             audience,
             config: None,
             device: None,
+            order: Vec::new(),
             socket: None,
             guest: None,
             awaiting: None,

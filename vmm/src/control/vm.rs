@@ -3,7 +3,8 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use granule_api::config::{Checked, VmConfig};
+use granule_api::config::{Checked, VmConfig, names};
+use granule_api::error::{ApiError, ErrorKind};
 
 use granule_api::types::JailInfo;
 
@@ -107,6 +108,21 @@ impl Vm {
             Self::Absent => None,
             Self::Created(created) | Self::Live(created, _) => Some(created),
         }
+    }
+
+    /// Refuses an id that is not that of a disk.
+    pub fn must_have_disk(&self, id: &str) -> Result<(), ApiError> {
+        let config = self.created().map(|created| &created.config);
+        let is = |known: &Option<String>| known.as_deref() == Some(id);
+        if config.is_some_and(|config| config.disks.iter().any(|disk| is(&disk.id))) {
+            return Ok(());
+        }
+        let known = config.is_some_and(|config| names(config).any(|name| name == id));
+        Err(if known {
+            ApiError::new(ErrorKind::BadRequest, "id: this device is not a disk")
+        } else {
+            ApiError::new(ErrorKind::NotFound, "id: there is no device of this name")
+        })
     }
 
     /// The built guest.

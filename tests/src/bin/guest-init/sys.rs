@@ -70,7 +70,7 @@ pub fn block_range(file: &File, request: u32, offset: u64, length: u64) -> std::
     use std::os::fd::AsRawFd;
     let range = [offset, length];
     // SAFETY: both requests read two numbers from there and keep nothing.
-    match unsafe { libc::ioctl(file.as_raw_fd(), request as _, range.as_ptr()) } {
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::c_ulong::from(request), range.as_ptr()) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }

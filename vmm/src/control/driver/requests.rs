@@ -1,8 +1,11 @@
 //! What clients ask: answered at once, refused by the table, or turned into a plan.
 
 use granule_api::call::Call;
+use granule_api::config::VmResizeDisk;
 use granule_api::error::ApiError;
 use granule_api::server::{Reply, Request};
+
+use tokio::sync::oneshot;
 
 use super::super::admission::{Verb, Verdict, admit};
 use super::super::info;
@@ -34,6 +37,9 @@ impl Driver {
         use Step::{Boot, Connect, Create, Exit, Forget, Pause, PowerButton, Resume, Stop, Tell};
         let live = matches!(self.vm, Vm::Live(..));
         let Request { call, reply, .. } = request;
+        if let Call::VmResizeDisk(body) = call {
+            return self.resize_disk(&body, reply);
+        }
         let mut config = None;
         let (name, steps): (_, Vec<Step>) = match verb {
             Verb::Create => {
@@ -52,11 +58,27 @@ impl Driver {
             Verb::Delete => ("delete", vec![Forget]),
             Verb::ShutdownMonitor if live => ("shutdown", vec![Stop, Tell("shutdown"), Forget, Exit(0)]),
             Verb::ShutdownMonitor => ("shutdown", vec![Forget, Exit(0)]),
-            Verb::Ping | Verb::Info | Verb::Unbuilt => return,
+            Verb::Ping | Verb::Info | Verb::ResizeDisk | Verb::Unbuilt => return,
         };
         let success = if verb == Verb::ShutdownMonitor { Reply::Empty200 } else { Reply::Empty204 };
         let mut plan = Plan::new(name, steps, Audience::Client(reply, success));
         plan.config = config;
+        self.begin(plan);
+    }
+}
+
+impl Driver {
+    /// vm.resize-disk: the process changes the image, then the guest hears of it.
+    fn resize_disk(&mut self, body: &VmResizeDisk, reply: oneshot::Sender<Result<Reply, ApiError>>) {
+        if let Err(error) = self.vm.must_have_disk(&body.id) {
+            // A client that hung up does not want to know.
+            let _ = reply.send(Err(error));
+            return;
+        }
+        let steps = [Step::Order, Step::ConfigChanged];
+        let mut plan = Plan::new("resize-disk", steps, Audience::Client(reply, Reply::Empty204));
+        plan.device = Some(body.id.clone());
+        plan.order = format!("resize {}", body.desired_size).into_bytes();
         self.begin(plan);
     }
 }
@@ -75,6 +97,7 @@ fn verb(call: &Call) -> Verb {
         Call::VmReboot => Verb::Reboot,
         Call::VmPowerButton => Verb::PowerButton,
         Call::VmDelete => Verb::Delete,
+        Call::VmResizeDisk(_) => Verb::ResizeDisk,
         _ => Verb::Unbuilt,
     }
 }

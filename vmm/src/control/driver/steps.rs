@@ -46,6 +46,14 @@ impl Driver {
             }
             Step::Stop => {}
             Step::Replace => return self.start_replacement(plan),
+            Step::Order => {
+                let id = plan.device.clone().unwrap_or_default();
+                return self.order(&id, std::mem::take(&mut plan.order), None);
+            }
+            Step::ConfigChanged => {
+                let id = plan.device.clone().unwrap_or_default();
+                return self.command(Command::ConfigChanged { id }, &[]);
+            }
             Step::Orphan => {
                 if let Some(id) = plan.device.clone() {
                     return self.command(Command::BackendGone { id }, &[]);
@@ -73,7 +81,6 @@ impl Driver {
     }
 
     /// Gives a device process an order; the plan goes on when it has answered, or has not in time.
-    #[allow(dead_code, reason = "the entropy source takes no orders")]
     pub(super) fn order(
         &mut self,
         id: &str,
