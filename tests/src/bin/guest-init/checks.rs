@@ -2,8 +2,8 @@
 
 pub mod clock;
 pub mod cpus;
-pub mod fs;
 pub mod disk;
+pub mod fs;
 pub mod heap;
 pub mod mte;
 pub mod pci;
