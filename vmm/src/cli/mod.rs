@@ -14,6 +14,7 @@
 
 pub mod ctl;
 mod grammar;
+mod help;
 mod keys;
 mod line;
 mod run;
@@ -77,5 +78,7 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Cli
         None => Ok(Invocation::Run(Box::new(run::options(&typed.run)?))),
         Some(Command::Ctl(ctl)) => Ok(Invocation::Ctl(ctl::options(ctl)?)),
         Some(Command::Probe { json }) => Ok(Invocation::Probe { json }),
+        Some(Command::Completions { shell }) => Ok(Invocation::Print(help::completions(shell))),
+        Some(Command::Man) => Ok(Invocation::Print(help::manual())),
     }
 }

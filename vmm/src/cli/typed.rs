@@ -33,6 +33,13 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print what completes this command line in a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
 }
 
 /// The flags of a monitor.
