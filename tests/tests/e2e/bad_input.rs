@@ -195,7 +195,7 @@ fn unknown_fields_and_nulls_are_passed_over() {
 }
 
 /// One row for each call: the code with no VM, and with one that is created, running, paused; 0 where the call succeeds.
-const STATES: [(&str, [u16; 4]); 9] = [
+const STATES: [(&str, [u16; 4]); 10] = [
     ("vm.create", [0, 409, 409, 409]),
     ("vm.info", [404, 0, 0, 0]),
     ("vm.boot", [404, 0, 405, 405]),
@@ -204,7 +204,8 @@ const STATES: [(&str, [u16; 4]); 9] = [
     ("vm.shutdown", [404, 405, 0, 0]),
     ("vm.reboot", [404, 405, 0, 0]),
     ("vm.power-button", [404, 405, 0, 0]),
-    ("vm.add-disk", [404, 500, 500, 500]),
+    ("vm.add-disk", [404, 0, 400, 400]),
+    ("vm.remove-device", [404, 404, 404, 404]),
 ];
 
 #[test]
@@ -218,6 +219,7 @@ fn every_call_in_every_wrong_state_is_refused_with_its_code() {
                 "vm.info" => monitor.get(name),
                 "vm.create" => monitor.send(name, &body),
                 "vm.add-disk" => monitor.send(name, &json!({"path": "/dev/null"})),
+                "vm.remove-device" => monitor.send(name, &json!({"id": "nobody"})),
                 _ => monitor.put(name),
             };
             assert_eq!(answer.code, codes[state], "{name} in state {state}: {answer:?}");

@@ -52,7 +52,11 @@ pub enum Verb {
     Delete,
     /// vm.resize-disk
     ResizeDisk,
-    /// vm.add-disk and its kin, vm.resize, vm.snapshot, …: they need a machine and are not built yet.
+    /// vm.add-disk and its kin
+    AddDevice,
+    /// vm.remove-device
+    RemoveDevice,
+    /// vm.resize, vm.snapshot, …: they need a machine and are not built yet.
     Unbuilt,
 }
 
@@ -74,7 +78,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Info,
@@ -87,6 +91,8 @@ impl Verb {
         Self::PowerButton,
         Self::Delete,
         Self::ResizeDisk,
+        Self::AddDevice,
+        Self::RemoveDevice,
         Self::Unbuilt,
     ];
 }
@@ -106,6 +112,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         (Verb::Info, _) => Run,
         (Verb::Boot, Created) => Run,
         (Verb::Boot, _) => Deny(ErrorKind::WrongState, "VM is already booted"),
+        (Verb::AddDevice | Verb::RemoveDevice, Created | Running | Paused) => Run,
         (Verb::Pause, Running) => Run,
         (Verb::Pause, Paused) => Deny(ErrorKind::WrongState, "VM is already paused"),
         (Verb::Resume, Paused) => Run,
@@ -125,7 +132,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 13] = [
+    const TABLE: [(Verb, [u16; 4]); 15] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Info, [404, 0, 0, 0]),
@@ -138,6 +145,8 @@ mod tests {
         (Verb::PowerButton, [404, 405, 0, 0]),
         (Verb::Delete, [0, 0, 0, 0]),
         (Verb::ResizeDisk, [404, 405, 0, 0]),
+        (Verb::AddDevice, [404, 0, 0, 0]),
+        (Verb::RemoveDevice, [404, 0, 0, 0]),
         (Verb::Unbuilt, [404, 500, 500, 500]),
     ];
 

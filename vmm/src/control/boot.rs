@@ -30,6 +30,9 @@ pub enum BootError {
     /// A device process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
+    /// The configuration names a device of which no plan could be made.
+    #[error("this version has no such device")]
+    NoDevice,
     /// The connection to a device of another program.
     #[error("device {id:?}: its socket cannot be kept")]
     Keep {
@@ -43,12 +46,12 @@ pub enum BootError {
 
 impl BootError {
     /// What a client hears: a file or socket that it named is its own to mend, the rest is not.
-    pub fn into_api(self) -> ApiError {
+    pub fn into_api(self, what: &str) -> ApiError {
         let kind = match &self {
-            Self::Spawn(_) | Self::Keep { .. } => ErrorKind::Internal,
+            Self::Spawn(_) | Self::Keep { .. } | Self::NoDevice => ErrorKind::Internal,
             Self::File(_) | Self::Serial(_) | Self::Device(_) => ErrorKind::BadRequest,
         };
-        ApiError::new(kind, "The VM could not boot").caused_by(Some(&self))
+        ApiError::new(kind, what).caused_by(Some(&self))
     }
 }
 
@@ -137,6 +140,21 @@ fn devices(
         Device::Outside(external) => take_up(external, children, fds),
     });
     specs.collect()
+}
+
+/// Starts the process of a device that is added to a guest, or takes up its program; the socket is the one descriptor that
+/// the specification names.
+pub fn start_device(
+    device: Option<Device>,
+    children: &mut Children,
+) -> Result<(DeviceSpec, OwnedFd), BootError> {
+    let mut fds = Parcel::default();
+    let spec = match device {
+        Some(Device::Ours(planned)) => start(planned, children, &mut fds)?,
+        Some(Device::Outside(external)) => take_up(external, children, &mut fds)?,
+        None => return Err(BootError::NoDevice),
+    };
+    fds.0.pop().map(|socket| (spec, socket)).ok_or(BootError::NoDevice)
 }
 
 /// Keeps an eye on the program that serves a device.

@@ -12,6 +12,7 @@
 //!  outside    devices that other programs serve
 //! ```
 
+mod addition;
 mod admission;
 mod boot;
 mod children;

@@ -12,6 +12,8 @@ use granule_api::error::ApiError;
 use granule_api::server::Reply;
 use tokio::sync::oneshot;
 
+use super::addition::{Addition, NewDevice};
+
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -33,6 +35,14 @@ pub enum Step {
     Stop,
     /// Forget the configuration.
     Forget,
+    /// Check the device that the plan adds to a guest that runs.
+    Admit,
+    /// Connect to the program that serves it, if one does.
+    ConnectNew,
+    /// Start its process, put it into a slot.
+    Add,
+    /// Ask the guest to let go of a device.
+    Remove,
     /// Give a device whose process died its successor.
     Replace,
     /// Tell the guest that a device is served by nobody.
@@ -58,6 +68,8 @@ impl Step {
             Self::Resume => "The VM could not resume",
             Self::PowerButton => "The power button could not be pressed",
             Self::Stop => "The VM could not shutdown",
+            Self::Admit | Self::ConnectNew | Self::Add => "The device could not be added to the VM",
+            Self::Remove => "The device could not be removed from the VM",
             Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
             Self::Order => "The device could not do it",
@@ -123,7 +135,11 @@ pub struct Plan {
     pub audience: Audience,
     /// The configuration that [`Step::Create`] takes.
     pub config: Option<Box<VmConfig>>,
-    /// The device that [`Step::Replace`] and [`Step::Order`] are about.
+    /// The device that [`Step::Admit`] checks.
+    pub new_device: Option<NewDevice>,
+    /// What it has found: the device that [`Step::Add`] adds.
+    pub addition: Option<Box<Addition>>,
+    /// The device that [`Step::Replace`], [`Step::Remove`] or [`Step::Order`] is about.
     pub device: Option<String>,
     /// What [`Step::Order`] says.
     pub order: Vec<u8>,
@@ -143,6 +159,8 @@ impl Plan {
             steps: steps.into_iter().collect(),
             audience,
             config: None,
+            new_device: None,
+            addition: None,
             device: None,
             order: Vec::new(),
             socket: None,

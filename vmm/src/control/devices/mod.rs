@@ -20,7 +20,7 @@ use super::outside::{ConnectError, Connections};
 use crate::wire::DeviceKind;
 
 pub use external::{External, targets};
-pub use ids::Ids;
+pub use ids::{Ids, taken};
 
 /// Why a device could not be planned.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +40,16 @@ pub enum Device {
     Ours(Planned),
     /// Another program serves it, and is connected.
     Outside(External),
+}
+
+impl Device {
+    /// Its id.
+    pub fn id(&self) -> &str {
+        match self {
+            Self::Ours(planned) => &planned.recipe.id,
+            Self::Outside(external) => &external.id,
+        }
+    }
 }
 
 /// A device that can be started: everything that it works on is open.

@@ -8,9 +8,10 @@
 //! ```
 //!
 //! No call in it waits: a step that needs `machine` ends with the command sent, and goes on when the reply comes.
-//! At most one plan is under way; requests that need one wait in order. `requests` makes plans, `steps` runs them,
+//! At most one plan is under way; requests that need one wait in order. `requests` makes plans, `steps` and `hotplug` run them,
 //! `notices` is for what happens unasked.
 
+mod hotplug;
 mod notices;
 mod requests;
 mod steps;

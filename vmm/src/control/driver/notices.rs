@@ -1,7 +1,6 @@
 //! What happens unasked: the guest ends itself, a device process dies, a signal comes.
 
 use super::super::children::Death;
-use super::super::info;
 use super::super::outside::Sought;
 use super::super::plan::{Audience, Plan, Step};
 use super::Driver;
@@ -61,16 +60,6 @@ impl Driver {
     pub(super) fn queue_for_guest(&mut self, mut plan: Plan) {
         plan.guest = Some(self.boots);
         self.queue(plan);
-    }
-
-    /// The guest has let go of a device, and its bus too: what served it ends.
-    fn on_removed(&mut self, id: &str) {
-        self.children.end(id);
-        if let Some(live) = self.vm.live_mut() {
-            live.report.devices.retain(|device| device.id != id);
-            live.jail = info::jail(&self.children);
-        }
-        self.events.tell_device("removed", id);
     }
 
     pub(super) fn on_death(&mut self, death: Death) {

@@ -1,18 +1,20 @@
 //! What clients ask: answered at once, refused by the table, or turned into a plan.
 
 use granule_api::call::Call;
-use granule_api::config::VmResizeDisk;
+use granule_api::config::{VmRemoveDevice, VmResizeDisk};
 use granule_api::error::ApiError;
 use granule_api::server::{Reply, Request};
 
 use tokio::sync::oneshot;
 
+use super::super::addition::NewDevice;
 use super::super::admission::{Verb, Verdict, admit};
 use super::super::info;
 use super::super::plan::{Audience, Plan, Step};
 use super::super::refusal::refusal;
 use super::super::vm::Vm;
 use super::Driver;
+use super::hotplug::ADD;
 
 impl Driver {
     pub(super) fn on_request(&mut self, request: Request) {
@@ -28,19 +30,36 @@ impl Driver {
                 request.answer(info::info(&self.vm).unwrap_or_else(|| Err(ApiError::not_created())));
             }
             _ if self.plan.is_some() => self.waiting.push_back(request),
+            Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
+                let Request { call, reply, .. } = request;
+                let _ = reply.send(self.change_cold(call));
+            }
             _ => self.plan_for(verb, request),
         }
     }
 
+    /// Changes the configuration of a VM that is not booted, which takes no plan.
+    fn change_cold(&mut self, call: Call) -> Result<Reply, ApiError> {
+        match call {
+            Call::VmRemoveDevice(VmRemoveDevice { id }) => self.remove_cold(&id)?,
+            other => {
+                let device = NewDevice::of(other).ok_or_else(ApiError::not_created)?;
+                self.add_cold(device)?;
+            }
+        }
+        Ok(Reply::Empty204)
+    }
+
     /// Turns an admitted request into a plan and starts it.
     pub(super) fn plan_for(&mut self, verb: Verb, request: Request) {
-        use Step::{Boot, Connect, Create, Exit, Forget, Pause, PowerButton, Resume, Stop, Tell};
+        use Step::{Boot, Connect, Create, Exit, Forget, Pause, PowerButton, Remove, Resume, Stop, Tell};
         let live = matches!(self.vm, Vm::Live(..));
         let Request { call, reply, .. } = request;
         if let Call::VmResizeDisk(body) = call {
             return self.resize_disk(&body, reply);
         }
         let mut config = None;
+        let (mut device, mut new_device) = (None, None);
         let (name, steps): (_, Vec<Step>) = match verb {
             Verb::Create => {
                 if let Call::VmCreate(body) = call {
@@ -58,11 +77,21 @@ impl Driver {
             Verb::Delete => ("delete", vec![Forget]),
             Verb::ShutdownMonitor if live => ("shutdown", vec![Stop, Tell("shutdown"), Forget, Exit(0)]),
             Verb::ShutdownMonitor => ("shutdown", vec![Forget, Exit(0)]),
+            Verb::AddDevice => {
+                new_device = NewDevice::of(call);
+                ("add-device", ADD.to_vec())
+            }
+            Verb::RemoveDevice => {
+                if let Call::VmRemoveDevice(VmRemoveDevice { id }) = call {
+                    device = Some(id);
+                }
+                ("remove-device", vec![Remove])
+            }
             Verb::Ping | Verb::Info | Verb::ResizeDisk | Verb::Unbuilt => return,
         };
         let success = if verb == Verb::ShutdownMonitor { Reply::Empty200 } else { Reply::Empty204 };
         let mut plan = Plan::new(name, steps, Audience::Client(reply, success));
-        plan.config = config;
+        (plan.config, plan.device, plan.new_device) = (config, device, new_device);
         self.begin(plan);
     }
 }
@@ -98,6 +127,13 @@ fn verb(call: &Call) -> Verb {
         Call::VmPowerButton => Verb::PowerButton,
         Call::VmDelete => Verb::Delete,
         Call::VmResizeDisk(_) => Verb::ResizeDisk,
+        Call::VmAddDisk(_)
+        | Call::VmAddNet(_)
+        | Call::VmAddPmem(_)
+        | Call::VmAddFs(_)
+        | Call::VmAddGenericVhostUser(_)
+        | Call::VmAddVsock(_) => Verb::AddDevice,
+        Call::VmRemoveDevice(_) => Verb::RemoveDevice,
         _ => Verb::Unbuilt,
     }
 }

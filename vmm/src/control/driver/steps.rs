@@ -10,7 +10,7 @@ use super::super::devices;
 use super::super::host::HostView;
 use super::super::info;
 use super::super::orders::OrderError;
-use super::super::outside::{self, Connections};
+use super::super::outside::{self, Connections, Target};
 use super::super::plan::{Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
 use super::super::vm::{Live, SerialEnd, Vm};
@@ -29,7 +29,7 @@ impl Driver {
                     .ok_or_else(|| refusal(ErrorKind::BadRequest, "the body is missing"))?;
                 self.vm = Vm::Created(Box::new(create::create(*config, &self.defaults, &self.host)?));
             }
-            Step::Connect => return self.start_connecting(),
+            Step::Connect => return Ok(self.start_connecting()),
             Step::Boot => return self.start_boot(),
             Step::Pause => {
                 self.events.tell("vm", "pausing");
@@ -45,6 +45,13 @@ impl Driver {
                 return self.command(Command::Stop, &[]);
             }
             Step::Stop => {}
+            Step::Admit => return self.admit_device(plan),
+            Step::ConnectNew => {
+                let targets = plan.addition.as_ref().map(|new| devices::targets(&new.alone_checked));
+                return Ok(self.connect(targets.unwrap_or_default()));
+            }
+            Step::Add => return self.start_adding(plan),
+            Step::Remove => return self.start_removing(plan),
             Step::Replace => return self.start_replacement(plan),
             Step::Order => {
                 let id = plan.device.clone().unwrap_or_default();
@@ -120,7 +127,7 @@ impl Driver {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.children.end_all();
-                return Err(BootError::into_api(error));
+                return Err(BootError::into_api(error, "The VM could not boot"));
             }
         };
         self.serial_in_boot = Some(serial);
@@ -129,11 +136,18 @@ impl Driver {
     }
 
     /// Connects to the programs that serve devices; they may be slow, or not there.
-    fn start_connecting(&mut self) -> Result<Progress, ApiError> {
+    fn start_connecting(&mut self) -> Progress {
+        if matches!(self.vm, Vm::Live(..)) {
+            return Progress::Done;
+        }
+        let targets = self.vm.created().map(|created| devices::targets(&created.checked));
+        self.connect(targets.unwrap_or_default())
+    }
+
+    fn connect(&mut self, targets: Vec<Target>) -> Progress {
         self.connections = Connections::default();
-        let targets = self.vm.created().map(|created| devices::targets(&created.checked)).unwrap_or_default();
-        if targets.is_empty() || matches!(self.vm, Vm::Live(..)) {
-            return Ok(Progress::Done);
+        if targets.is_empty() {
+            return Progress::Done;
         }
         let awaited = self.link.skip_id();
         let post = self.post.clone();
@@ -143,7 +157,7 @@ impl Driver {
             // The driver is gone only when everything ends.
             let _ = post.send(Event::Connected(awaited, connected));
         });
-        Ok(Progress::Awaits(awaited))
+        Progress::Awaits(awaited)
     }
 
     pub(super) fn on_connected(&mut self, id: u32, connected: Result<Connections, Failure>) {
@@ -182,7 +196,7 @@ impl Driver {
             }
         };
         plan.awaiting = None;
-        match self.settle(step, body, &plan) {
+        match self.settle(step, body, &mut plan) {
             Ok(()) => {
                 self.plan = Some(plan);
                 self.advance();
@@ -199,7 +213,7 @@ impl Driver {
         &mut self,
         step: Step,
         body: Result<Outcome, Failure>,
-        plan: &Plan,
+        plan: &mut Plan,
     ) -> Result<(), ApiError> {
         match (step, body) {
             (Step::Probe, Ok(Outcome::Host(report))) => self.host = HostView::known(*report),
@@ -232,6 +246,12 @@ impl Driver {
                 self.children.end_all();
                 self.vm.demolish();
             }
+            (Step::Add, Ok(Outcome::Added(report))) => self.on_added(*report, plan)?,
+            (Step::Add, Err(failure)) => {
+                self.abandon(plan);
+                return Err(from_failure(step.failure(), &failure));
+            }
+            (Step::Remove, Ok(_)) => self.on_removing(plan)?,
             (Step::Replace, Ok(_)) => {
                 if let Some(id) = &plan.device {
                     self.events.tell_device("restarted", id);

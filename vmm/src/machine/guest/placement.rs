@@ -14,8 +14,9 @@ use crate::wire::DeviceSpec;
 
 /// Root ports of segment 0, and of each other segment.
 ///
-/// Each costs the guest about a millisecond of its boot, and half a page here. Segment 0 has room for as many disks as
-/// a pod is likely to add; the others are there for shared directories and the like, one or two each.
+/// Each costs the guest some 230 accesses to configuration space at boot: well below a millisecond where an access leaves
+/// the guest for 3 µs, 6 ms in the lab, where it takes 26. Segment 0 has room for as many disks as a pod is likely to add;
+/// the others are there for shared directories and the like, one or two each.
 const PORTS: [u8; 2] = [8, 2];
 
 /// Where a device is wanted.
