@@ -17,10 +17,10 @@ use crate::guest;
 use crate::serial::talk;
 
 /// Images in a folder of their own.
-struct Images(Folder);
+pub struct Images(Folder);
 
 impl Images {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Folder::new())
     }
 
@@ -29,7 +29,7 @@ impl Images {
     }
 
     /// An image of so many bytes of the content that `seed` names.
-    fn filled(&self, name: &str, seed: u64, length: u64) -> String {
+    pub fn filled(&self, name: &str, seed: u64, length: u64) -> String {
         let file = File::create(self.path(name)).unwrap();
         let mut chunk = vec![0; MIB as usize];
         for at in (0..length).step_by(MIB as usize) {
@@ -41,24 +41,24 @@ impl Images {
     }
 
     /// An image of zeros.
-    fn empty(&self, name: &str, length: u64) -> String {
+    pub fn empty(&self, name: &str, length: u64) -> String {
         File::create(self.path(name)).unwrap().set_len(length).unwrap();
         self.0.file(name)
     }
 
     /// How many words of a part of an image are not those of `seed`.
-    fn wrong(&self, name: &str, seed: u64, offset: u64, length: u64) -> usize {
+    pub fn wrong(&self, name: &str, seed: u64, offset: u64, length: u64) -> usize {
         let mut bytes = vec![0; length as usize];
         File::open(self.path(name)).unwrap().read_exact_at(&mut bytes, offset).unwrap();
         pattern::wrong(&bytes, seed, offset)
     }
 }
 
-fn disk(path: &str) -> Value {
+pub fn disk(path: &str) -> Value {
     json!({"path": path, "image_type": "Raw"})
 }
 
-fn with(mut disk: Value, more: &Value) -> Value {
+pub fn with(mut disk: Value, more: &Value) -> Value {
     disk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     disk
 }
