@@ -18,6 +18,8 @@ pub const ROOT: &str = "/api/v1/";
 pub enum Call {
     /// `GET vmm.ping` → 200 [`Ping`](crate::types::Ping).
     VmmPing,
+    /// `GET /metrics` → 200, the exposition format of Prometheus. Not below [`ROOT`], where scrapers look.
+    Metrics,
     /// `PUT vmm.shutdown` → 200 without a body.
     VmmShutdown,
     /// `GET vm.info` → 200 [`VmInfo`](crate::types::VmInfo).
@@ -108,6 +110,9 @@ enum Body {
     Json(fn(&[u8]) -> Result<Call, json::JsonError>),
 }
 
+/// What scrapers read, at the path `/metrics`.
+const METRICS: Endpoint = get("metrics", || Call::Metrics);
+
 /// Makes a call that carries nothing.
 type Call0 = fn() -> Call;
 
@@ -175,6 +180,9 @@ pub const ENDPOINTS: &[Endpoint] = &[
 impl Endpoint {
     /// The endpoint of a path, which must match to the letter: a query makes it another path.
     pub fn find(path: &str) -> Option<&'static Endpoint> {
+        if path == "/metrics" {
+            return Some(&METRICS);
+        }
         let name = path.strip_prefix(ROOT)?;
         ENDPOINTS.iter().find(|endpoint| endpoint.name == name)
     }
@@ -203,6 +211,7 @@ impl Call {
     pub fn name(&self) -> &'static str {
         match self {
             Self::VmmPing => "vmm.ping",
+            Self::Metrics => "metrics",
             Self::VmmShutdown => "vmm.shutdown",
             Self::VmInfo => "vm.info",
             Self::VmCounters => "vm.counters",

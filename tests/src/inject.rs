@@ -43,8 +43,12 @@ pub struct Attempt {
 /// If the thread cannot be traced.
 pub fn attempt(tid: i32, call: &Attempt) -> io::Result<Verdict> {
     sys::seize(tid)?;
-    let mut registers = sys::registers(tid)?;
     let memory = fs::OpenOptions::new().read(true).write(true).open(format!("/proc/{tid}/mem"))?;
+    if svc_near(&memory, sys::registers(tid)?.pc).is_err() {
+        // Between two calls: a vCPU's thread that handles what its guest did.
+        sys::skip_next_call(tid)?;
+    }
+    let mut registers = sys::registers(tid)?;
     registers.x[..6].copy_from_slice(&call.args);
     if let Some((index, text)) = call.text {
         let place = registers.sp - 4096;
@@ -126,6 +130,27 @@ mod sys {
         let mut iov = libc::iovec { iov_base: (&raw mut none).cast(), iov_len: size_of::<i32>() };
         // SAFETY: the kernel reads four bytes of `none`.
         check(unsafe { libc::ptrace(libc::PTRACE_SETREGSET, tid, NT_ARM_SYSTEM_CALL, &raw mut iov) })
+    }
+
+    /// Runs to the next call that the thread makes by itself, which is not carried out, and behind it.
+    pub fn skip_next_call(tid: i32) -> io::Result<()> {
+        run_to_call_stop(tid)?;
+        forget_system_call(tid)?;
+        run_to_call_stop(tid)
+    }
+
+    fn run_to_call_stop(tid: i32) -> io::Result<()> {
+        loop {
+            // SAFETY: this request takes numbers only.
+            check(unsafe { libc::ptrace(libc::PTRACE_SYSCALL, tid, 0, 0) })?;
+            let status = wait(tid)?;
+            if !libc::WIFSTOPPED(status) {
+                return Err(io::Error::other("the thread ended by itself"));
+            }
+            if libc::WSTOPSIG(status) == libc::SIGTRAP | 0x80 {
+                return Ok(());
+            }
+        }
     }
 
     /// Runs to the call's entry and on to its end.

@@ -29,10 +29,15 @@ pub(super) struct Answer {
 
 impl Answer {
     pub(super) fn into_response(self) -> Response<Full<Bytes>> {
+        let type_ = match &self.result {
+            Ok(Reply::Metrics(_)) => "text/plain; version=0.0.4",
+            _ => "application/json",
+        };
         let (status, body) = match self.result {
             Ok(Reply::Empty204) => (204, None),
             Ok(Reply::Empty200) => (200, Some(Vec::new())),
             Ok(Reply::Json(body)) => (200, Some(body)),
+            Ok(Reply::Metrics(text)) => (200, Some(text.into_bytes())),
             Err(error) => (error.status(), Some(error.body())),
         };
         let body = body.map(escaped);
@@ -48,7 +53,7 @@ impl Answer {
             headers.insert(ALLOW, HeaderValue::from_static(method.as_str()));
         }
         if let Some(body) = body {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(type_));
             headers.insert(CONTENT_LENGTH, body.len().into());
         }
         response

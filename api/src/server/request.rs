@@ -39,6 +39,8 @@ pub enum Reply {
     Empty200,
     /// 200 and a JSON document.
     Json(Vec<u8>),
+    /// 200 and a text in the exposition format of Prometheus, version 0.0.4.
+    Metrics(String),
 }
 
 impl Reply {

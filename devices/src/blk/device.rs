@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tracing::warn;
 
+use super::counters::Work;
 use super::medium::Medium;
 use super::request::{Half, Range, Request};
 use super::spec::{
@@ -17,7 +18,7 @@ use super::spec::{
 };
 use super::state::Settings;
 use crate::rate::Limiter;
-use crate::serve::{Chain, Device, Memory, Progress, Ring, RingFault, Wake, serve_while};
+use crate::serve::{Chain, Counters, Device, Memory, Progress, Ring, RingFault, Wake, serve_while};
 use crate::virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
 /// What sets blocks of file systems apart, and disks of this century.
@@ -37,6 +38,7 @@ pub struct BlkDevice {
     request: Request,
     /// The host's failures are logged once, not as often as a guest tries.
     complained: bool,
+    work: Work,
 }
 
 impl BlkDevice {
@@ -55,6 +57,7 @@ impl BlkDevice {
             until: None,
             request: Request::default(),
             complained: false,
+            work: Work::default(),
         }
     }
 
@@ -94,7 +97,9 @@ impl BlkDevice {
         let length = request.writable_bytes();
         let offset = self.check(sector, length)?;
         let mut slices = request.slices(memory, Half::Writable)?;
+        let begun = Instant::now();
         let status = self.told(|medium| medium.read(&mut slices, offset));
+        self.work.read.done(length, begun.elapsed());
         // Cannot truncate: a request has no more than MAX_REQUEST bytes.
         Some((status, length as u32))
     }
@@ -105,11 +110,15 @@ impl BlkDevice {
         }
         let offset = self.check(sector, request.data_bytes())?;
         let mut slices = request.slices(memory, Half::Readable)?;
+        let begun = Instant::now();
         let status = self.told(|medium| medium.write(&mut slices, offset));
-        Some((self.through(status), 0))
+        let status = self.through(status);
+        self.work.written.done(request.data_bytes(), begun.elapsed());
+        Some((status, 0))
     }
 
     fn flush(&mut self) -> Status {
+        self.work.flushes += 1;
         self.told(|medium| medium.flush())
     }
 
@@ -186,6 +195,7 @@ impl BlkDevice {
 
     fn told(&mut self, act: impl FnOnce(&mut dyn Medium) -> io::Result<()>) -> Status {
         let Err(error) = act(&mut *self.medium) else { return Status::Ok };
+        self.work.errors += 1;
         if error.kind() == io::ErrorKind::Unsupported {
             return Status::Unsupported;
         }
@@ -264,6 +274,10 @@ impl Device for BlkDevice {
                 wake.queue(index);
             }
         }
+    }
+
+    fn counters(&self) -> Counters {
+        self.work.counters()
     }
 
     fn order(

@@ -7,6 +7,7 @@
 //! ```
 //! The format is what the settings say. Nothing in here ever looks at bytes that a guest may have written to find it out.
 
+mod counters;
 mod device;
 mod direct;
 mod medium;

@@ -32,7 +32,7 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use thiserror::Error;
 
-pub use orders::MAX_ORDER;
+pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER};
 pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};
 
@@ -99,6 +99,11 @@ pub trait Device {
     /// Puts back what a process of its kind had saved, which a file may have garbled since; before any queue is served.
     fn restore(&mut self, state: &[u8]) -> Result<(), String> {
         if state.is_empty() { Ok(()) } else { Err("this device has no state of its own".into()) }
+    }
+
+    /// What it has counted since it began.
+    fn counters(&self) -> Counters {
+        Counters::new()
     }
 
     /// Carries out an order of whoever started the process, who is trusted; answers what is to be told, or why not.

@@ -1,10 +1,11 @@
 //! Orders: requests of whoever started the process, over a pair of SEQPACKET sockets.
 //!
 //! ```text
-//!   starter ── order, at most one descriptor ──► process
-//!           ◄── 0 and an answer, or 1 and a reason ──
+//!   starter ── number, order, at most one descriptor ──► process
+//!           ◄── number, 0 and an answer, or 1 and a reason ──
 //! ```
-//! One datagram each way. What an order says is a matter between the starter and the kind of device.
+//! One datagram each way. The number is the order's own (4 bytes, little endian), so that an answer which comes too late is
+//! not taken for another's. What an order says is a matter between the starter and the kind of device.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -18,6 +19,20 @@ use super::{Device, Wake};
 
 /// The longest order and the longest answer, bytes.
 pub const MAX_ORDER: usize = 4096;
+
+/// Bytes of an order's number.
+pub const NUMBER: usize = 4;
+
+/// The order that every kind takes: to tell what it has counted, a line `NAME VALUE` each.
+pub const COUNTERS: &[u8] = b"counters";
+
+/// What a device has counted since it began: names of lower-case letters and underscores, and numbers.
+pub type Counters = Vec<(&'static str, u64)>;
+
+fn told(counters: &Counters) -> Vec<u8> {
+    let lines = counters.iter().map(|(name, value)| format!("{name} {value}\n"));
+    lines.collect::<String>().into_bytes()
+}
 
 /// The process's end.
 pub(super) struct Orders(OwnedFd);
@@ -33,7 +48,7 @@ impl Orders {
 
     /// Takes one order, has it carried out and answers; answers whether there may be more.
     pub fn take(&self, device: &mut impl Device, wake: &mut Wake) -> io::Result<bool> {
-        let mut order = [0; MAX_ORDER];
+        let mut order = [0; NUMBER + MAX_ORDER];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
@@ -49,12 +64,20 @@ impl Orders {
             RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
             _ => None,
         });
-        let (code, text) = match device.order(&order[..received.bytes], fd, wake) {
+        let Some((number, order)) = order[..received.bytes].split_first_chunk::<NUMBER>() else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        let answer = match order {
+            COUNTERS => Ok(told(&device.counters())),
+            order => device.order(order, fd, wake),
+        };
+        let (code, text) = match answer {
             Ok(answer) => (0, answer),
             Err(reason) => (1, reason.into_bytes()),
         };
         let code = [code];
-        let parts = [IoSlice::new(&code), IoSlice::new(&text[..text.len().min(MAX_ORDER)])];
+        let parts =
+            [IoSlice::new(number), IoSlice::new(&code), IoSlice::new(&text[..text.len().min(MAX_ORDER)])];
         sendmsg(&self.0, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?;
         Ok(true)
     }

@@ -32,8 +32,12 @@ pub enum Verb {
     Ping,
     /// vmm.shutdown
     ShutdownMonitor,
+    /// GET /metrics
+    Metrics,
     /// vm.info
     Info,
+    /// vm.counters
+    Counters,
     /// vm.create
     Create,
     /// vm.boot
@@ -81,7 +85,9 @@ impl Verb {
     pub const ALL: [Self; 15] = [
         Self::Ping,
         Self::ShutdownMonitor,
+        Self::Metrics,
         Self::Info,
+        Self::Counters,
         Self::Create,
         Self::Boot,
         Self::Pause,
@@ -105,7 +111,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
     use Lifecycle::{Absent, Created, Paused, Running};
     use Verdict::{Deny, Run};
     match (verb, state) {
-        (Verb::Ping | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
+        (Verb::Ping | Verb::Metrics | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
         (Verb::Create, Absent) => Run,
         (Verb::Create, _) => Deny(ErrorKind::Conflict, "VM is already created"),
         (_, Absent) => NOT_CREATED,
@@ -119,10 +125,19 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         (Verb::Resume, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
         // The reference document has 404 here and 405 for its siblings.
         (Verb::Resume, Created) => Deny(ErrorKind::NotFound, "VM is not booted"),
-        (Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk, Running | Paused) => Run,
-        (Verb::Pause | Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk, Created) => {
-            NOT_BOOTED
-        }
+        (
+            Verb::Counters | Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk,
+            Running | Paused,
+        ) => Run,
+        (
+            Verb::Counters
+            | Verb::Pause
+            | Verb::Shutdown
+            | Verb::Reboot
+            | Verb::PowerButton
+            | Verb::ResizeDisk,
+            Created,
+        ) => NOT_BOOTED,
         (Verb::Unbuilt, _) => Deny(ErrorKind::Internal, "this request is not supported by this version"),
     }
 }
@@ -135,7 +150,9 @@ mod tests {
     const TABLE: [(Verb, [u16; 4]); 15] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
+        (Verb::Metrics, [0, 0, 0, 0]),
         (Verb::Info, [404, 0, 0, 0]),
+        (Verb::Counters, [404, 405, 0, 0]),
         (Verb::Create, [0, 409, 409, 409]),
         (Verb::Boot, [404, 0, 405, 405]),
         (Verb::Pause, [404, 405, 0, 405]),

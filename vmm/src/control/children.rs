@@ -108,6 +108,11 @@ impl Children {
         self.alive.get(id).map(|running| running.orders.clone())
     }
 
+    /// The way to every process.
+    pub fn all_orders(&self) -> Vec<(String, Orders)> {
+        self.alive.iter().map(|(id, running)| (id.clone(), running.orders.clone())).collect()
+    }
+
     /// What seccomp does in them with a call that is not on the list.
     pub fn seccomp(&self) -> SeccompMode {
         self.seccomp

@@ -5,6 +5,7 @@
 //!  admission  the table: request × state → run or refused
 //!  plan       the steps of one request            driver  runs them, owns the state
 //!  create     vm.create                            boot    vm.boot: files, devices, specification
+//!  counters   vm.counters                          metrics GET /metrics
 //!  info       vmm.ping, vm.info                    events  the event monitor
 //!  devices    what each kind of device is started with
 //!  orders     requests to device processes
@@ -16,6 +17,7 @@ mod addition;
 mod admission;
 mod boot;
 mod children;
+mod counters;
 mod create;
 mod devices;
 mod driver;
@@ -25,6 +27,7 @@ mod host;
 mod info;
 mod inherited;
 mod link;
+mod metrics;
 mod orders;
 mod outside;
 mod plan;

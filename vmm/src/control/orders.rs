@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granule_devices::serve::MAX_ORDER;
+use granule_devices::serve::{MAX_ORDER, NUMBER};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     recv, sendmsg, socketpair,
@@ -35,7 +35,14 @@ pub enum OrderError {
 
 /// Our end of a process's order socket; one order at a time is under way.
 #[derive(Debug, Clone)]
-pub struct Orders(Arc<Mutex<AsyncFd<OwnedFd>>>);
+pub struct Orders(Arc<Mutex<Line>>);
+
+#[derive(Debug)]
+struct Line {
+    socket: AsyncFd<OwnedFd>,
+    /// The number of the last order.
+    number: u32,
+}
 
 impl Orders {
     /// Our end, and the one for the process.
@@ -44,16 +51,18 @@ impl Orders {
         let (ours, theirs) = pair(SocketFlags::CLOEXEC)?;
         rustix::io::ioctl_fionbio(&ours, true)?;
         // SAFETY: the registration owns this descriptor and gives it to nobody, so it stays the same file until it is dropped.
-        let ours = unsafe { AsyncFd::register(ours)? };
-        Ok((Self(Arc::new(Mutex::new(ours))), theirs))
+        let socket = unsafe { AsyncFd::register(ours)? };
+        Ok((Self(Arc::new(Mutex::new(Line { socket, number: 0 }))), theirs))
     }
 
     /// Gives an order, with a descriptor if it needs one, and waits for the answer.
     pub async fn give(&self, order: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<Vec<u8>, OrderError> {
-        let socket = self.0.lock().await;
-        send(socket.get_ref().as_fd(), order, fd)?;
-        let answer =
-            tokio::time::timeout(LIMIT, receive(&socket)).await.map_err(|_| OrderError::Silent)??;
+        let mut line = self.0.lock().await;
+        line.number = line.number.wrapping_add(1);
+        let number = line.number.to_le_bytes();
+        send(line.socket.get_ref().as_fd(), number, order, fd)?;
+        let answer = receive(&line.socket, number);
+        let answer = tokio::time::timeout(LIMIT, answer).await.map_err(|_| OrderError::Silent)??;
         match answer.split_first() {
             Some((0, text)) => Ok(text.to_vec()),
             Some((_, reason)) => Err(OrderError::Refused(String::from_utf8_lossy(reason).into_owned())),
@@ -62,29 +71,57 @@ impl Orders {
     }
 }
 
-fn send(socket: BorrowedFd<'_>, order: &[u8], fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+fn send(
+    socket: BorrowedFd<'_>,
+    number: [u8; NUMBER],
+    order: &[u8],
+    fd: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
     let fds = fd.as_slice();
     let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() {
         ancillary.push(SendAncillaryMessage::ScmRights(fds));
     }
-    sendmsg(socket, &[io::IoSlice::new(order)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    let parts = [io::IoSlice::new(&number), io::IoSlice::new(order)];
+    sendmsg(socket, &parts, &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-async fn receive(socket: &AsyncFd<OwnedFd>) -> io::Result<Vec<u8>> {
-    let mut answer = vec![0; MAX_ORDER + 1];
+/// The answer to the order of this number; late ones to others are thrown away.
+async fn receive(socket: &AsyncFd<OwnedFd>, number: [u8; NUMBER]) -> io::Result<Vec<u8>> {
+    let mut answer = vec![0; NUMBER + MAX_ORDER + 1];
     loop {
         let mut ready = socket.readable().await?;
         let received = ready.try_io(|socket| Ok(recv(socket, &mut *answer, RecvFlags::DONTWAIT)?));
-        match received {
-            Ok(received) => {
-                let (length, _) = received?;
-                answer.truncate(length);
-                return Ok(answer);
-            }
-            Err(_would_block) => {}
+        // Nothing there after all.
+        let Ok(received) = received else { continue };
+        let (length, _) = received?;
+        match answer[..length].split_first_chunk::<NUMBER>() {
+            Some((of, answer)) if *of == number => return Ok(answer.to_vec()),
+            Some(_) => {}
+            None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_answer_that_comes_too_late_is_not_the_next_orders() {
+        let (orders, process) = Orders::pair().unwrap();
+        let order = orders.give(b"first", None);
+        assert!(tokio::time::timeout(Duration::from_millis(1), order).await.is_err());
+        let answer = |number: u32, text: &[u8]| {
+            let datagram = [&number.to_le_bytes()[..], &[0], text].concat();
+            rustix::net::send(&process, &datagram, SendFlags::empty()).unwrap();
+        };
+        answer(1, b"late");
+        answer(2, b"in time");
+        assert_eq!(orders.give(b"second", None).await.unwrap(), b"in time");
+        drop(process);
+        assert!(matches!(orders.give(b"third", None).await, Err(OrderError::Io(_))));
     }
 }

@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 
 use super::super::addition::NewDevice;
 use super::super::admission::{Verb, Verdict, admit};
+use super::super::counters;
 use super::super::info;
+use super::super::metrics::Known;
 use super::super::plan::{Audience, Plan, Step};
 use super::super::refusal::refusal;
 use super::super::vm::Vm;
@@ -29,6 +31,8 @@ impl Driver {
             Verb::Info => {
                 request.answer(info::info(&self.vm).unwrap_or_else(|| Err(ApiError::not_created())));
             }
+            Verb::Metrics => self.tell_metrics(request),
+            Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
             Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
                 let Request { call, reply, .. } = request;
@@ -87,7 +91,9 @@ impl Driver {
                 }
                 ("remove-device", vec![Remove])
             }
-            Verb::Ping | Verb::Info | Verb::ResizeDisk | Verb::Unbuilt => return,
+            Verb::Ping | Verb::Metrics | Verb::Info | Verb::Counters | Verb::ResizeDisk | Verb::Unbuilt => {
+                return;
+            }
         };
         let success = if verb == Verb::ShutdownMonitor { Reply::Empty200 } else { Reply::Empty204 };
         let mut plan = Plan::new(name, steps, Audience::Client(reply, success));
@@ -97,6 +103,25 @@ impl Driver {
 }
 
 impl Driver {
+    /// vm.counters: asked of the device processes, beside the driver.
+    fn tell_counters(&self, request: Request) {
+        let devices = self.children.all_orders();
+        tokio::spawn(async move {
+            let counters = counters::collect(devices).await;
+            request.answer(Reply::json(&counters));
+        });
+    }
+
+    /// GET /metrics, likewise.
+    fn tell_metrics(&self, request: Request) {
+        let known = Known::of(&self.vm, &self.children, self.boots);
+        let devices = self.children.all_orders();
+        tokio::spawn(async move {
+            let counters = counters::collect(devices).await;
+            request.answer(Ok(Reply::Metrics(known.text(&counters))));
+        });
+    }
+
     /// vm.resize-disk: the process changes the image, then the guest hears of it.
     fn resize_disk(&mut self, body: &VmResizeDisk, reply: oneshot::Sender<Result<Reply, ApiError>>) {
         if let Err(error) = self.vm.must_have_disk(&body.id) {
@@ -117,7 +142,9 @@ fn verb(call: &Call) -> Verb {
     match call {
         Call::VmmPing => Verb::Ping,
         Call::VmmShutdown => Verb::ShutdownMonitor,
+        Call::Metrics => Verb::Metrics,
         Call::VmInfo => Verb::Info,
+        Call::VmCounters => Verb::Counters,
         Call::VmCreate(_) => Verb::Create,
         Call::VmBoot => Verb::Boot,
         Call::VmPause => Verb::Pause,

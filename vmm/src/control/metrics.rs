@@ -1,0 +1,156 @@
+//! `GET /metrics`: the machine in the exposition format of Prometheus, version 0.0.4.
+
+use std::fmt::Write;
+
+use granule_api::types::VmCounters;
+
+use super::admission::Lifecycle;
+use super::children::Children;
+use super::vm::Vm;
+
+/// What the driver knows, at one moment.
+#[derive(Debug)]
+pub struct Known {
+    state: Lifecycle,
+    tags: bool,
+    boots: u64,
+    phases_us: Vec<(String, u64)>,
+    /// Role or device, process.
+    processes: Vec<(String, u32)>,
+    /// Device, how often its process was started anew.
+    restarts: Vec<(String, u32)>,
+}
+
+impl Known {
+    /// Takes note of all of it.
+    pub fn of(vm: &Vm, children: &Children, boots: u64) -> Self {
+        let live = match vm {
+            Vm::Live(_, live) => Some(live),
+            _ => None,
+        };
+        let own = rustix::process::getpid();
+        let mut processes = vec![("control".to_owned(), own.as_raw_nonzero().get().unsigned_abs())];
+        if let Some(parent) = rustix::process::getppid() {
+            processes.push(("machine".into(), parent.as_raw_nonzero().get().unsigned_abs()));
+        }
+        processes.extend(children.pids().map(|(id, pid)| (id.to_owned(), pid)));
+        let generation = |id: &str| children.generation(id).unwrap_or(1);
+        Self {
+            state: vm.lifecycle(),
+            tags: live.is_some_and(|live| live.report.mte.enabled),
+            boots,
+            phases_us: live.map(|live| live.report.phases_us.clone()).unwrap_or_default(),
+            processes,
+            restarts: children.pids().map(|(id, _)| (id.to_owned(), generation(id) - 1)).collect(),
+        }
+    }
+
+    /// The text, with what the device processes have counted.
+    pub fn text(&self, counters: &VmCounters) -> String {
+        let mut page = Page::default();
+        let states = [
+            ("absent", Lifecycle::Absent),
+            ("created", Lifecycle::Created),
+            ("running", Lifecycle::Running),
+            ("paused", Lifecycle::Paused),
+        ];
+        page.family("granule_vm_state", "gauge", "State of the machine: 1 for the one that it is in");
+        for (name, state) in states {
+            page.sample("granule_vm_state", &[("state", name)], (state == self.state).into());
+        }
+        page.family("granule_vm_tagged", "gauge", "Whether the guest that runs has memory tags");
+        page.sample("granule_vm_tagged", &[], self.tags.into());
+        page.family("granule_boots_total", "counter", "Guests booted");
+        page.sample("granule_boots_total", &[], self.boots);
+        page.family("granule_boot_phase_microseconds", "gauge", "Time that each phase of the last boot took");
+        for (phase, micros) in &self.phases_us {
+            page.sample("granule_boot_phase_microseconds", &[("phase", phase)], *micros);
+        }
+        page.family(
+            "granule_process_resident_bytes",
+            "gauge",
+            "Memory of each process, guest memory that it touched included",
+        );
+        for (role, pid) in &self.processes {
+            if let Some(bytes) = resident(*pid) {
+                page.sample("granule_process_resident_bytes", &[("process", role)], bytes);
+            }
+        }
+        page.family(
+            "granule_device_restarts_total",
+            "counter",
+            "How often a device's process was started anew",
+        );
+        for (id, restarts) in &self.restarts {
+            page.sample("granule_device_restarts_total", &[("device", id)], (*restarts).into());
+        }
+        page.family("granule_device", "untyped", "What the process of a device has counted since it began");
+        for (id, counted) in counters {
+            for (name, value) in counted {
+                page.sample("granule_device", &[("device", id), ("counter", name)], *value);
+            }
+        }
+        page.0
+    }
+}
+
+/// Bytes of a process that are in memory.
+fn resident(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        // A string takes all that is written to it.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let labels: Vec<String> =
+            labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}
+
+/// A label's value: ids are the client's to choose.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_line_for_each_thing_and_escapes_what_clients_have_named() {
+        let known = Known {
+            state: Lifecycle::Paused,
+            tags: true,
+            boots: 2,
+            phases_us: vec![("memory".into(), 7)],
+            processes: vec![("control".into(), std::process::id()), ("gone".into(), 0)],
+            restarts: vec![("a\"b\\\n".into(), 3)],
+        };
+        let counters = VmCounters::from([("_disk0".into(), [("read_ops".into(), 5)].into())]);
+        let text = known.text(&counters);
+        for line in [
+            "granule_vm_state{state=\"running\"} 0",
+            "granule_vm_state{state=\"paused\"} 1",
+            "granule_vm_tagged 1",
+            "granule_boots_total 2",
+            "granule_boot_phase_microseconds{phase=\"memory\"} 7",
+            "granule_device_restarts_total{device=\"a\\\"b\\\\\\n\"} 3",
+            "granule_device{device=\"_disk0\",counter=\"read_ops\"} 5",
+        ] {
+            assert!(text.lines().any(|each| each == line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("granule_process_resident_bytes{process=\"control\"} "));
+        assert!(!text.contains("gone"));
+    }
+}
