@@ -14,6 +14,7 @@ mod external;
 mod hotplug;
 mod jail;
 mod lifecycle;
+mod metrics;
 mod selftests;
 mod serial;
 mod wire;
