@@ -10,11 +10,13 @@
 //!  0x1000_0000  PCI 32-bit windows, 512 MiB shared evenly by the segments
 //!  0x3000_0000  PCI ECAM, 16 MiB (16 buses) per segment, at most 16 segments
 //!  0x4000_0000  RAM
-//!  above RAM    PCI 64-bit windows, shared evenly by the segments
+//!  above RAM    persistent memory, each image at a multiple of 1 GiB
+//!  above that   PCI 64-bit windows, shared evenly by the segments
 //! ```
 //!
-//! Addresses below RAM never move: they are part of what a snapshot means. The 64-bit windows depend on the
-//! size of RAM and of the guest physical address space only, so the same configuration gives the same map.
+//! Addresses below RAM never move: they are part of what a snapshot means. What is above depends on the sizes of RAM and
+//! images and on the guest physical address space only, so the same configuration gives the same map. Images are near
+//! RAM because a kernel maps both in one linear map, which with 39 bits of virtual address spans 256 GiB.
 
 use serde::Serialize;
 use thiserror::Error;
@@ -34,6 +36,8 @@ pub const MAX_PCI_SEGMENTS: u16 = 16;
 pub const PCI_BUSES_PER_SEGMENT: u8 = 16;
 /// The size of RAM is a multiple of this: the largest page that an Arm kernel uses (64 KiB).
 pub const RAM_GRANULARITY: u64 = 64 * KIB;
+/// The size of an image of persistent memory is a multiple of this: what Linux can give pages of its own to.
+pub const PMEM_GRANULARITY: u64 = 2 * MIB;
 /// Where RAM begins.
 pub const RAM_BASE: Gpa = Gpa(GIB);
 
@@ -146,6 +150,7 @@ pub struct PciSegment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     ram: Window,
+    pmem: Vec<Window>,
     vcpus: u8,
     segments: Vec<PciSegment>,
 }
@@ -174,6 +179,25 @@ pub enum LayoutError {
         ipa_bits: u8,
         /// PCI segments asked for.
         segments: u16,
+        /// The most that would fit.
+        most: u64,
+    },
+    /// An image of persistent memory of an odd size.
+    #[error("persistent memory of {size} bytes is not a multiple of {PMEM_GRANULARITY} bytes (2 MiB)")]
+    PmemUnaligned {
+        /// Bytes asked for.
+        size: u64,
+    },
+    /// Persistent memory does not fit between RAM and the 64-bit PCI windows.
+    #[error(
+        "persistent memory of {size} bytes does not fit: with {ipa_bits} bits of guest physical address, {most} bytes are \
+         left for it"
+    )]
+    PmemTooLarge {
+        /// Bytes asked for.
+        size: u64,
+        /// Bits of guest physical address.
+        ipa_bits: u8,
         /// The most that would fit.
         most: u64,
     },
@@ -210,14 +234,47 @@ impl Layout {
             return Err(LayoutError::RamTooLarge { size: ram_size, ipa_bits, segments, most });
         }
         let ram = Window::new(RAM_BASE.0, ram_size);
-        let segments = share_windows(ram, segments, ipa_bits);
-        Ok(Self { ram, vcpus, segments })
+        let segments = share_windows(ram.end().0, segments, ipa_bits);
+        Ok(Self { ram, pmem: Vec::new(), vcpus, segments })
+    }
+
+    /// The same map with an image of persistent memory of each of these sizes, in this order.
+    ///
+    /// # Errors
+    /// Says which size is impossible.
+    pub fn with_pmem(self, sizes: &[u64], ipa_bits: u8) -> Result<Self, LayoutError> {
+        // As many as there were in `new`, so at most 16.
+        let count = self.segments.len() as u16;
+        let limit = space_end(ipa_bits).saturating_sub(u64::from(count) * PCI_MMIO64_MIN_PER_SEGMENT);
+        let mut free = self.ram.end().0.next_multiple_of(GIB);
+        let mut pmem = Vec::with_capacity(sizes.len());
+        for &size in sizes {
+            if size == 0 || !size.is_multiple_of(PMEM_GRANULARITY) {
+                return Err(LayoutError::PmemUnaligned { size });
+            }
+            let most = limit.saturating_sub(free);
+            if size > most {
+                return Err(LayoutError::PmemTooLarge { size, ipa_bits, most });
+            }
+            let window = Window::new(free, size);
+            free = window.end().0.next_multiple_of(GIB);
+            pmem.push(window);
+        }
+        let end = pmem.last().map_or(self.ram.end().0, |last| last.end().0);
+        let segments = share_windows(end, count, ipa_bits);
+        Ok(Self { pmem, segments, ..self })
     }
 
     /// RAM: always one range.
     #[must_use]
     pub fn ram(&self) -> Window {
         self.ram
+    }
+
+    /// Persistent memory, one range for each image.
+    #[must_use]
+    pub fn pmem(&self) -> &[Window] {
+        &self.pmem
     }
 
     /// The number of vCPUs, 1 to 32.
@@ -252,15 +309,15 @@ fn space_end(ipa_bits: u8) -> u64 {
     1 << ipa_bits.min(52)
 }
 
-fn share_windows(ram: Window, count: u16, ipa_bits: u8) -> Vec<PciSegment> {
+fn share_windows(memory_end: u64, count: u16, ipa_bits: u8) -> Vec<PciSegment> {
     let n = u64::from(count);
     let end = space_end(ipa_bits);
-    // The caller has checked that at least 1 GiB per segment is left above RAM.
-    let above_ram = ram.end().0.next_multiple_of(GIB);
+    // The caller has checked that at least 1 GiB per segment is left above memory.
+    let above = memory_end.next_multiple_of(GIB);
     let base = if end.saturating_sub(PCI_MMIO64_USUAL_BASE) >= n * PCI_MMIO64_MIN_PER_SEGMENT {
-        above_ram.max(PCI_MMIO64_USUAL_BASE)
+        above.max(PCI_MMIO64_USUAL_BASE)
     } else {
-        above_ram
+        above
     };
     let size64 = ((end - base) / n).min(PCI_MMIO64_MAX_PER_SEGMENT) & !(GIB - 1);
     // A power of two, so that a BAR as large as the window is aligned in it.

@@ -66,3 +66,43 @@ fn windows_know_their_edges() {
     assert!(w.encloses(&Window::new(0x1800, 0x800)) && !w.encloses(&Window::new(0x1800, 0x801)));
     assert!(Window::checked(u64::MAX, 2).is_none());
 }
+
+#[test]
+fn persistent_memory_lies_between_ram_and_the_pci_windows() {
+    for (ipa_bits, ram, sizes) in [
+        (48, 256 * MIB, vec![2 * MIB, 64 * MIB, 3 * GIB]),
+        (40, 400 * GIB, vec![100 * GIB, 2 * MIB]),
+        (36, 4 * GIB, vec![40 * GIB, GIB]),
+        (33, 2 * GIB, vec![2 * GIB]),
+    ] {
+        let layout = Layout::new(ram, 1, 2, ipa_bits).unwrap().with_pmem(&sizes, ipa_bits).unwrap();
+        let mut all = vec![layout.ram()];
+        all.extend(layout.pmem());
+        all.extend(layout.segments().iter().map(|segment| segment.mmio64));
+        for pair in all.windows(2) {
+            assert!(pair[0].end() <= pair[1].base(), "{all:x?}");
+        }
+        assert!(all.last().unwrap().end().0 <= 1 << ipa_bits, "{all:x?}");
+        assert_eq!(layout.pmem().iter().map(Window::size).collect::<Vec<_>>(), sizes);
+        assert!(layout.pmem().iter().all(|window| window.base().0.is_multiple_of(GIB)));
+    }
+}
+
+#[test]
+fn persistent_memory_that_cannot_be_placed_is_refused() {
+    let with = |sizes: &[u64]| Layout::new(GIB, 1, 1, 36).unwrap().with_pmem(sizes, 36);
+    assert_eq!(with(&[0]), Err(LayoutError::PmemUnaligned { size: 0 }));
+    assert_eq!(with(&[3 * MIB]), Err(LayoutError::PmemUnaligned { size: 3 * MIB }));
+    let most = 61 * GIB;
+    assert!(with(&[most]).is_ok());
+    let size = most + 2 * MIB;
+    assert_eq!(with(&[size]), Err(LayoutError::PmemTooLarge { size, ipa_bits: 36, most }));
+    let largest = u64::MAX & !(2 * MIB - 1);
+    assert_eq!(with(&[2 * MIB, largest]), Err(LayoutError::PmemTooLarge { size: largest, ipa_bits: 36, most: 60 * GIB }));
+}
+
+#[test]
+fn without_persistent_memory_the_map_is_what_it_was() {
+    let layout = Layout::new(GIB, 1, 2, 40).unwrap();
+    assert_eq!(layout.clone().with_pmem(&[], 40).unwrap(), layout);
+}
