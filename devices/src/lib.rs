@@ -19,6 +19,7 @@ pub mod pl011;
 pub mod pl031;
 pub mod pl061;
 pub mod platform;
+pub mod pmem;
 pub mod rate;
 pub mod rng;
 pub mod serve;

@@ -22,7 +22,7 @@ pub enum Exit<'a> {
         /// What the guest will see, little endian.
         data: &'a mut [u8],
     },
-    /// A store to where no memory is, or to read-only memory.
+    /// A store to where no memory is.
     MmioWrite {
         /// Where.
         address: Gpa,
@@ -32,6 +32,11 @@ pub enum Exit<'a> {
     /// An access to where no memory is by an instruction that the processor does not describe (a pair, a vector,
     /// a tag store…). No device is made for it: [`super::Vcpu::inject_data_abort`] tells the guest.
     Undecodable {
+        /// Where.
+        address: Gpa,
+    },
+    /// A store to read-only memory, which has not happened: [`super::Vcpu::inject_data_abort`] tells the guest.
+    ReadOnly {
         /// Where.
         address: Gpa,
     },

@@ -190,7 +190,12 @@ impl Vcpu {
     /// Where the guest cannot go on.
     pub fn run(&mut self) -> Result<Exit<'_>, RunError> {
         let result = self.fd.run().map(|_| ());
-        exit::decode(result, self.fd.get_kvm_run())
+        match exit::decode(result, self.fd.get_kvm_run())? {
+            Exit::MmioWrite { address, .. } if self.core.is_read_only(address) => {
+                Ok(Exit::ReadOnly { address })
+            }
+            exit => Ok(exit),
+        }
     }
 
     /// Gives the guest a synchronous external abort for the access that it made last: it is told, at that

@@ -17,7 +17,7 @@ use super::state::Restoring;
 use super::vcpu::{CpuFeatures, Vcpu};
 use super::{KvmError, doing};
 use crate::irq::Spi;
-use crate::layout::Layout;
+use crate::layout::{Gpa, Layout, Window};
 use crate::state::{RegisterId, VcpuState};
 
 /// What KVM offers where it has no `KVM_CAP_ARM_VM_IPA_SIZE`.
@@ -47,6 +47,7 @@ pub(super) struct Core {
 #[derive(Default)]
 struct Slots {
     used: u32,
+    read_only: Vec<Window>,
     // Only held: a memslot must not outlive its mapping, or the guest would write to whatever is mapped there next.
     held: Vec<GuestMemoryMmap<()>>,
 }
@@ -227,7 +228,7 @@ impl Vm {
     }
 
     /// Adds regions after the fact, in the next free slots, and keeps them mapped. A store of the guest to a read-only
-    /// one leaves KVM as an MMIO write.
+    /// one is [`Exit::ReadOnly`](super::Exit::ReadOnly), or undecodable.
     ///
     /// # Errors
     /// Where KVM refuses a region; those before it stay.
@@ -244,8 +245,18 @@ impl Core {
         for region in memory.iter() {
             self.map_region(slots.used, region, flags)?;
             slots.used += 1;
+            if flags & KVM_MEM_READONLY != 0 {
+                let window = Window::checked(region.start_addr().raw_value(), region.len());
+                slots.read_only.extend(window);
+            }
         }
         Ok(())
+    }
+
+    /// Whether the guest may read here and not write.
+    pub(super) fn is_read_only(&self, address: Gpa) -> bool {
+        let slots = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.read_only.iter().any(|window| window.contains(address))
     }
 
     fn map_region(&self, slot: u32, region: &GuestRegionMmap<()>, flags: u32) -> Result<(), KvmError> {

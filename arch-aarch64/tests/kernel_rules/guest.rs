@@ -31,6 +31,7 @@ pub fn rules(host: &Host) -> Vec<Trial> {
         host.plain_rule("a_kick_ends_a_run_before_or_after_it_began", kick),
         host.plain_rule("interrupt_routes_are_taken_by_kvm", routes),
         host.plain_rule("a_store_to_read_only_memory_is_an_exit", read_only),
+        host.rule("a_tag_store_to_read_only_memory_changes_no_tag", read_only_tags),
     ]
 }
 
@@ -257,10 +258,38 @@ fn read_only(_: &Host) {
     assert_eq!(result(&mut guest, Do::Ldr(address)), 0);
     guest.prepare(Do::Str(address, 0x55));
     match guest.vcpus[0].run().expect("an exit") {
-        Exit::MmioWrite { address: at, data } => assert_eq!((at, data[0]), (Gpa(address), 0x55)),
+        Exit::ReadOnly { address: at } => assert_eq!(at, Gpa(address)),
         other => panic!("{other:?}"),
     }
     // In place of the store the guest can be given an abort, and lives on.
     guest.vcpus[0].inject_data_abort().expect("injected");
     assert!(matches!(guest.answer().expect("the guest lives on"), Did::Exception(_)));
+}
+
+/// A read-only image may be the memory of many guests: none may tag it for the others.
+fn read_only_tags(host: &Host) {
+    let mut guest = guest_with_tags(host);
+    let address = RAM_BASE.0 + (64 << 20);
+    let file = memfd(PAGE);
+    let flags = if host.since(SHARED_TAGS) { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let offset = vm_memory::FileOffset::new(file.try_clone().expect("a copy"), 0);
+    let region = vm_memory::mmap::MmapRegionBuilder::new(PAGE)
+        .with_file_offset(offset)
+        .with_mmap_prot(libc::PROT_READ)
+        .with_mmap_flags(flags)
+        .build()
+        .expect("a mapping");
+    let region = vm_memory::GuestRegionMmap::new(region, Gpa(address)).expect("a region");
+    let extra = vm_memory::GuestMemoryMmap::<()>::from_regions(vec![region]).expect("memory");
+    guest.vm.add_memory(&extra, true).expect("a slot");
+    let tagged = address | 5 << 56;
+    assert_eq!(result(&mut guest, Do::Ldg(address)), address, "no tag");
+    guest.prepare(Do::Stg(tagged));
+    match guest.vcpus[0].run().expect("an exit") {
+        Exit::Undecodable { address: at } | Exit::ReadOnly { address: at } => assert_eq!(at, Gpa(address)),
+        other => panic!("{other:?}"),
+    }
+    guest.vcpus[0].inject_data_abort().expect("injected");
+    assert!(matches!(guest.answer().expect("the guest lives on"), Did::Exception(_)));
+    assert_eq!(tags_of(&window(&file, PAGE), 0, GRANULES), [0; GRANULES]);
 }

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 
+use rustix::fs::OFlags;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
-use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestRegionMmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, GuestRegionMmap, MmapRegion};
 
 use super::ring::Memory;
 
@@ -35,8 +37,7 @@ impl SharedMemory {
         for (region, file) in table.iter().zip(files) {
             let start = GuestAddress(region.guest_phys_addr);
             check_length(region, &file)?;
-            let mapping =
-                GuestRegionMmap::new(region.mmap_region(file)?, start).ok_or(Error::InvalidParam)?;
+            let mapping = GuestRegionMmap::new(map(region, file)?, start).ok_or(Error::InvalidParam)?;
             mapped.push(mapping);
             regions.push(Region {
                 name: region.user_addr,
@@ -58,6 +59,25 @@ impl SharedMemory {
         };
         self.regions.iter().find_map(within).ok_or(Error::InvalidParam)
     }
+}
+
+/// Maps a region; one whose file is open for reading alone is mapped such that stores stay in this process.
+///
+/// That is memory which the guest may only read. A guest that has a device write there all the same gets nothing, and the
+/// process neither dies of it nor changes what others read.
+fn map(region: &VhostUserMemoryRegion, file: File) -> Result<MmapRegion> {
+    let failed = |error| Error::ReqHandlerError(std::io::Error::other(error));
+    let flags = rustix::fs::fcntl_getfl(&file).map_err(|error| Error::ReqHandlerError(error.into()))?;
+    if flags & OFlags::ACCMODE != OFlags::RDONLY {
+        return region.mmap_region(file);
+    }
+    let size = usize::try_from(region.memory_size).map_err(|_| Error::InvalidParam)?;
+    MmapRegionBuilder::new(size)
+        .with_file_offset(FileOffset::new(file, region.mmap_offset))
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_PRIVATE | libc::MAP_NORESERVE)
+        .build()
+        .map_err(failed)
 }
 
 /// Whether `file` reaches as far as `region`; `vm-memory` does not ask.
@@ -96,6 +116,21 @@ mod tests {
         for name in [0, 0xfff, 0x1000 + PAGE, 0x4000_0000, u64::MAX] {
             assert!(memory.guest_address(name).is_err(), "{name:#x}");
         }
+    }
+
+    #[test]
+    fn a_store_to_memory_that_may_only_be_read_stays_in_the_process() {
+        use vm_memory::{Bytes, GuestAddressSpace};
+
+        let writable = file(1);
+        let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writable));
+        let mut memory = SharedMemory::new();
+        memory.replace(&[region(0x4000_0000, 1, 0, 0)], vec![File::open(path).unwrap()]).unwrap();
+        let mapped = memory.mapped.memory();
+        mapped.write_obj(7u8, GuestAddress(0x4000_0000)).unwrap();
+        let mut byte = [1];
+        std::os::unix::fs::FileExt::read_exact_at(&writable, &mut byte, 0).unwrap();
+        assert_eq!(byte, [0]);
     }
 
     #[test]

@@ -4,11 +4,12 @@
 //! memfds that the front end sends.
 
 use crate::call::{
-    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, PPOLL, PREADV, PWRITEV, READ, RECVMSG, SENDMSG,
-    WRITEV,
+    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, PPOLL, PREAD64, PREADV, PWRITE64, PWRITEV, READ,
+    RECVMSG, SENDMSG, WRITEV,
 };
 use crate::rule::{Rule, Test::Is};
 
+const F_GETFL: u32 = 3;
 const F_DUPFD_CLOEXEC: u32 = 1030;
 
 /// What `granule_devices::serve` does. The entropy device adds nothing: it reads its source, or asks the kernel.
@@ -20,6 +21,15 @@ pub(super) const BACK_END: &[Rule] = &[
     Rule::any(READ, "kicks; the source of entropy"),
     Rule::any(WRITEV, "log lines"),
     Rule::when(FCNTL, &[Is(1, F_DUPFD_CLOEXEC)], "a second handle of the connection"),
+    Rule::when(FCNTL, &[Is(1, F_GETFL)], "may a passed memory file be written to?"),
+];
+
+/// Persistent memory: the image and the memory that is a copy of it, both by descriptor.
+pub(super) const PMEM: &[Rule] = &[
+    Rule::any(FDATASYNC, "a flush: what was stored reaches the disk"),
+    Rule::any(LSEEK, "which parts of the memory are no holes"),
+    Rule::any(PREAD64, "memory and image are compared"),
+    Rule::any(PWRITE64, "pages that differ are written to the image"),
 ];
 
 /// What `granule_devices::blk` does with its image.

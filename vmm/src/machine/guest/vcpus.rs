@@ -152,7 +152,7 @@ impl Thread {
                     // A store to nothing goes nowhere.
                     let _ = self.bus.mmio_write(MmioAddress(address.0), data);
                 }
-                Ok(Exit::Undecodable { .. }) => {
+                Ok(Exit::Undecodable { .. } | Exit::ReadOnly { .. }) => {
                     if let Err(error) = self.vcpu.inject_data_abort() {
                         return Some(self.failed(&error));
                     }
