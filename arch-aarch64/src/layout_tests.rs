@@ -97,7 +97,7 @@ fn persistent_memory_that_cannot_be_placed_is_refused() {
     assert!(with(&[most]).is_ok());
     let size = most + 2 * MIB;
     assert_eq!(with(&[size]), Err(LayoutError::PmemTooLarge { size, ipa_bits: 36, most }));
-    let largest = u64::MAX & !(2 * MIB - 1);
+    let largest = !(2 * MIB - 1);
     assert_eq!(
         with(&[2 * MIB, largest]),
         Err(LayoutError::PmemTooLarge { size: largest, ipa_bits: 36, most: 60 * GIB })

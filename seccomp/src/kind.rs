@@ -21,6 +21,8 @@ pub enum DeviceKind {
     Blk,
     /// virtio-rng.
     Rng,
+    /// virtio-pmem.
+    Pmem,
 }
 
 /// A thread of the machine with a table narrower than its process's.
@@ -36,8 +38,13 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 4] =
-        [Self::Machine, Self::Control, Self::Device(DeviceKind::Blk), Self::Device(DeviceKind::Rng)];
+    pub const ALL: [Self; 5] = [
+        Self::Machine,
+        Self::Control,
+        Self::Device(DeviceKind::Blk),
+        Self::Device(DeviceKind::Rng),
+        Self::Device(DeviceKind::Pmem),
+    ];
 }
 
 impl ThreadKind {
@@ -69,6 +76,7 @@ impl Kind {
             Self::Process(JailKind::Control) => "control",
             Self::Process(JailKind::Device(DeviceKind::Blk)) => "blk",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
+            Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",

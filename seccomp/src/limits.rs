@@ -37,7 +37,7 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
         // Its children inherit, and may need more than it does.
         JailKind::Control => &[],
         // At most 16 queues of three eventfds each, one connection, at most 32 memory regions.
-        JailKind::Device(DeviceKind::Blk | DeviceKind::Rng) => &[
+        JailKind::Device(DeviceKind::Blk | DeviceKind::Rng | DeviceKind::Pmem) => &[
             (Resource::Nofile, 128),
             (Resource::Memlock, 0),
             (Resource::Msgqueue, 0),

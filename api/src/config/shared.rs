@@ -69,6 +69,9 @@ pub struct PmemConfig {
     /// Whether the guest's writes stay with the guest.
     #[serde(default, deserialize_with = "defaults::or_default")]
     pub discard_writes: bool,
+    /// Whether the guest may only read; not in Cloud Hypervisor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", deserialize_with = "defaults::or_default")]
+    pub readonly: bool,
     /// Name, unique in the VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,

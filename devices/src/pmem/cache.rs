@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::io;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock};
 
 use super::load::{LoadError, is_loaded, load};
 
@@ -30,8 +30,10 @@ impl CacheFile {
         if let Some(writer) = self.writer {
             lock(&writer, FlockOperation::LockExclusive)?;
             if !is_loaded(&writer).map_err(LoadError::Memory)? {
-                // Whoever died of loading may have left something.
-                writer.set_len(0).and_then(|()| writer.set_len(size)).map_err(LoadError::Memory)?;
+                // Whoever died of loading may have left something. The length stays: the file may be mapped already.
+                let all = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                fallocate(&writer, all, 0, size).map_err(|errno| LoadError::Memory(errno.into()))?;
+                writer.set_len(size).map_err(LoadError::Memory)?;
                 load(image, &writer, size)?;
             }
             lock(&writer, FlockOperation::Unlock)?;

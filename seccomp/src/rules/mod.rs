@@ -54,6 +54,9 @@ impl Table {
                 &[runtime::RUNTIME, device::BACK_END, device::DISK]
             }
             Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
+            Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
+                &[runtime::RUNTIME, device::BACK_END, device::PMEM]
+            }
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {
                 &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]

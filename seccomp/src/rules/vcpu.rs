@@ -5,7 +5,7 @@ use crate::call::{
 };
 use crate::ioctl::{
     KVM_GET_ONE_REG, KVM_IOEVENTFD, KVM_IRQ_LINE, KVM_IRQFD, KVM_RUN, KVM_SET_GSI_ROUTING, KVM_SET_ONE_REG,
-    KVM_SIGNAL_MSI,
+    KVM_SET_VCPU_EVENTS, KVM_SIGNAL_MSI,
 };
 use crate::rule::{Rule, Test::Is};
 
@@ -15,6 +15,11 @@ pub(super) const VCPU: &[Rule] = &[
     Rule::when(IOCTL, &[Is(1, KVM_RUN)], "runs the guest"),
     Rule::when(IOCTL, &[Is(1, KVM_GET_ONE_REG)], "registers, at reset and for reports"),
     Rule::when(IOCTL, &[Is(1, KVM_SET_ONE_REG)], "registers, at reset"),
+    Rule::when(
+        IOCTL,
+        &[Is(1, KVM_SET_VCPU_EVENTS)],
+        "an abort for the guest: a store to read-only memory, an access that cannot be decoded",
+    ),
     Rule::when(IOCTL, &[Is(1, KVM_IRQ_LINE)], "wired interrupts of PL011, RTC and power button"),
     Rule::when(IOCTL, &[Is(1, KVM_SIGNAL_MSI)], "the machine's own message interrupts"),
     Rule::when(IOCTL, &[Is(1, KVM_IRQFD)], "the guest enables or masks an MSI-X vector"),

@@ -213,8 +213,16 @@ pub(super) const GENERIC_VHOST_USER: Keys = &[
     PLACE,
 ];
 
-pub(super) const PMEM: Keys =
-    &[&[key("file", Text), key("size", Size), key("iommu", Toggle), key("discard_writes", Toggle)], PLACE];
+pub(super) const PMEM: Keys = &[
+    &[
+        key("file", Text),
+        key("size", Size),
+        key("iommu", Toggle),
+        key("discard_writes", Toggle),
+        key("readonly", Toggle),
+    ],
+    PLACE,
+];
 
 pub(super) const VSOCK: Keys = &[&[key("cid", Number), key("socket", Text), key("iommu", Toggle)], PLACE];
 

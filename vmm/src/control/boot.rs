@@ -7,13 +7,13 @@ use granule_api::error::{ApiError, ErrorKind};
 use tokio::sync::mpsc;
 
 use super::children::{Children, SpawnError};
-use super::devices::{self, Device, External, PlanError, Planned};
+use super::devices::{self, Device, External, PlanError, Planned, Region};
 use super::driver::Event;
 use super::files::{self, FileError};
 use super::outside::Connections;
 use super::serial_end::{self, SerialError};
 use super::vm::{Created, MteDecision, SerialEnd};
-use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, SerialSpec, Served};
+use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, RegionSpec, SerialSpec, Served};
 
 /// Why a boot could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +134,8 @@ fn devices(
     connections: &mut Connections,
     fds: &mut Parcel,
 ) -> Result<Vec<DeviceSpec>, BootError> {
-    let planned = devices::plan(&mut created.config, checked, &mut created.ids, connections)?;
+    let mte = created.mte == MteDecision::On;
+    let planned = devices::plan(&mut created.config, checked, &mut created.ids, connections, mte)?;
     let specs = planned.into_iter().map(|device| match device {
         Device::Ours(planned) => start(planned, children, fds),
         Device::Outside(external) => take_up(external, children, fds),
@@ -172,12 +173,13 @@ fn take_up(device: External, children: &mut Children, fds: &mut Parcel) -> Resul
         port: None,
         queue_sizes,
         socket: fds.add(socket),
+        memory: None,
     })
 }
 
 /// Starts the process of one device.
 fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<DeviceSpec, BootError> {
-    let Planned { recipe, place, queue_sizes } = device;
+    let Planned { recipe, place, queue_sizes, memory } = device;
     let (id, kind) = (recipe.id.clone(), recipe.kind);
     let socket = children.start(recipe)?;
     Ok(DeviceSpec {
@@ -188,6 +190,11 @@ fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<D
         port: None,
         queue_sizes,
         socket: fds.add(socket),
+        memory: memory.map(|Region { file, size, read_only }| RegionSpec {
+            file: fds.add(file),
+            size,
+            read_only,
+        }),
     })
 }
 

@@ -42,6 +42,39 @@ pub enum FileError {
         /// What it must be.
         wanted: &'static str,
     },
+    /// It cannot be what it is to be.
+    #[error("{field}: {path:?}: {reason}")]
+    Image {
+        /// Field of the request.
+        field: String,
+        /// Path as given.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+        /// The system's answer, if it was asked.
+        #[source]
+        source: Option<io::Error>,
+    },
+}
+
+/// Opens an image: a regular file or a block device.
+pub fn open_image(field: String, path: &Path, writable: bool) -> Result<File, FileError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(writable).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK);
+    let opened = options.open(path).and_then(|file| Ok((file.metadata()?.file_type(), file)));
+    let (reason, source) = match opened {
+        Ok((kind, file)) if kind.is_file() || kind.is_block_device() => return Ok(file),
+        Ok(_) => ("neither a regular file nor a block device".to_owned(), None),
+        Err(error) if writable && is_write_protected(&error) => {
+            ("cannot be opened for writing; ask for readonly or discard_writes".to_owned(), Some(error))
+        }
+        Err(error) => ("cannot be opened".to_owned(), Some(error)),
+    };
+    Err(FileError::Image { field, path: path.into(), reason, source })
+}
+
+fn is_write_protected(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM | libc::EROFS | libc::ETXTBSY))
 }
 
 /// Opens a regular file for reading. FIFOs and directories are told apart before anything can block on them.

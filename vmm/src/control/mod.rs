@@ -24,6 +24,7 @@ mod driver;
 mod events;
 mod files;
 mod host;
+mod image_cache;
 mod info;
 mod inherited;
 mod link;

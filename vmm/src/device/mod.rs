@@ -9,6 +9,7 @@
 //! Nothing that reads what a guest wrote exists before the jail. Each kind has a file here, with its own arguments.
 
 mod blk;
+mod pmem;
 mod rng;
 
 use std::error::Error;
@@ -36,6 +37,8 @@ enum Kind {
     Blk(blk::Args),
     /// virtio-rng: an entropy source
     Rng(rng::Args),
+    /// virtio-pmem: an image as memory
+    Pmem(pmem::Args),
 }
 
 /// What every kind has.
@@ -99,6 +102,9 @@ pub enum DeviceError {
     /// A descriptor that is not open.
     #[error("descriptor {0} is not open")]
     Descriptor(RawFd),
+    /// Getting memory ready.
+    #[error("the memory of the device could not be filled")]
+    Load(#[source] granule_devices::pmem::LoadError),
     /// Serving.
     #[error("the device stopped")]
     Serve(#[source] ServeError),
@@ -109,6 +115,7 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
     match args.kind {
         Kind::Blk(args) => blk::run(args),
         Kind::Rng(args) => rng::run(args),
+        Kind::Pmem(args) => pmem::run(args),
     }
 }
 

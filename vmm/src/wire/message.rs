@@ -144,6 +144,20 @@ pub struct DeviceSpec {
     pub queue_sizes: Vec<u16>,
     /// Connected vhost-user socket of the process that serves it.
     pub socket: FdSlot,
+    /// Memory that it brings along.
+    #[serde(default)]
+    pub memory: Option<RegionSpec>,
+}
+
+/// Memory of a device in the guest's address space, beside RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionSpec {
+    /// What is mapped: open for reading alone where it is read-only.
+    pub file: FdSlot,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether the guest may only read.
+    pub read_only: bool,
 }
 
 /// Who serves a device.
@@ -181,6 +195,8 @@ pub enum DeviceKind {
     Blk,
     /// Entropy source.
     Rng,
+    /// Persistent memory.
+    Pmem,
 }
 
 impl DeviceKind {
@@ -189,6 +205,7 @@ impl DeviceKind {
         match self {
             Self::Blk => "blk",
             Self::Rng => "rng",
+            Self::Pmem => "pmem",
         }
     }
 }

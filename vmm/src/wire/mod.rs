@@ -15,7 +15,8 @@ mod message;
 pub use channel::{Channel, ChannelError, Received};
 pub use message::{
     Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceReport, DeviceSpec, Envelope, Failure,
-    FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, SerialSpec, Served,
+    FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, RegionSpec, SerialSpec,
+    Served,
 };
 #[cfg(target_arch = "aarch64")]
 pub use message::{BusDevice, MteReport};

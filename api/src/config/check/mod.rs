@@ -11,6 +11,7 @@ pub mod external;
 mod machine;
 mod output;
 mod places;
+mod pmem;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ pub use error::{ConfigError, Fault};
 pub use external::{Fs, GenericVhostUser};
 pub use output::Output;
 pub use places::{PciPlace, names};
+pub use pmem::Pmem;
 
 /// What the host and the build allow.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +67,8 @@ pub struct Checked {
     pub fs: Vec<Fs>,
     /// Devices that other programs serve whole.
     pub generic_vhost_user: Vec<GenericVhostUser>,
+    /// Persistent memory.
+    pub pmem: Vec<Pmem>,
     /// PCI segments, 1 or more.
     pub pci_segments: u16,
 }
@@ -143,8 +147,21 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     let generic_vhost_user = each("generic_vhost_user", &config.generic_vhost_user, |field, device| {
         external::generic(field, device, pci_segments)
     })?;
+    let pmem = pmem::check(&config.pmem, pci_segments)?;
     places::unique_ids(config)?;
-    Ok(Checked { cpus, memory, payload, serial, console, disks, rng, fs, generic_vhost_user, pci_segments })
+    Ok(Checked {
+        cpus,
+        memory,
+        payload,
+        serial,
+        console,
+        disks,
+        rng,
+        pmem,
+        fs,
+        generic_vhost_user,
+        pci_segments,
+    })
 }
 
 /// Checks every item of a list; `check` is told its place, as in `disks[1]`.

@@ -121,7 +121,6 @@ fn outputs_need_what_their_mode_says() {
 fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
         ("net", r#""net":[{}]"#),
-        ("pmem", r#""pmem":[{"file":"/p"}]"#),
         ("vsock", r#""vsock":{"cid":3,"socket":"/v"}"#),
         ("balloon", r#""balloon":{"size":0}"#),
         ("devices", r#""devices":[{"path":"/sys"}]"#),
@@ -156,6 +155,22 @@ fn disks_are_checked_field_by_field() {
     let [first, second] = &checked.disks[..] else { panic!("{:?}", checked.disks) };
     assert_eq!((first.queues, first.queue_size, first.readonly, first.sparse), (1, 128, false, true));
     assert_eq!((second.queues, second.readonly, second.path.to_str()), (4, true, Some("/d")));
+}
+
+#[test]
+fn persistent_memory_is_an_image_that_one_may_write_to_or_not() {
+    let of = |member: &str| refusal(&with(&format!(r#""pmem":[{{"file":"/a"}},{{{member}}}]"#)));
+    assert_eq!(of(r#""file":"""#), "pmem[1].file: empty");
+    assert!(of(r#""file":"/b","iommu":true"#).starts_with("pmem[1].iommu: "));
+    assert!(
+        of(r#""file":"/b","readonly":true,"discard_writes":true"#).starts_with("pmem[1].discard_writes: ")
+    );
+    assert_eq!(of(r#""file":"/b","pci_segment":1"#), "pmem[1].pci_segment: 1 is not in 0..=0");
+    let many = format!(r#""pmem":[{}]"#, [r#"{"file":"/a"}"#; 8].join(","));
+    assert_eq!(refusal(&with(&many)), "pmem: 8 is not in 0..=7");
+    let good = with(r#""pmem":[{"file":"/a","size":2097152,"readonly":true}]"#);
+    let checked = check(&parsed(&good), &LIMITS).unwrap();
+    assert_eq!((checked.pmem[0].size, checked.pmem[0].read_only), (Some(2 << 20), true));
 }
 
 #[test]

@@ -84,6 +84,12 @@ impl DeviceProcess {
         Ok(Self { session, deadlines, expected, memory, config, started: Vec::new(), silent, errors })
     }
 
+    /// Has requests from now on take no longer than `limit`, where the first ones may wait for a process that gets ready.
+    pub fn limit_to(&mut self, limit: Duration) {
+        self.expected.limit = limit;
+        self.session.limit_to(limit);
+    }
+
     /// Signalled when the process finds a ring that it cannot go on with (the guest's doing, not its own): the
     /// driver is then owed a [`demand_reset`](crate::virtio::VirtioPciDevice::demand_reset).
     pub fn errors(&self) -> io::Result<EventFd> {

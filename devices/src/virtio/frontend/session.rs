@@ -87,6 +87,11 @@ impl Session {
         self.protocol.contains(VhostUserProtocolFeatures::DEVICE_STATE)
     }
 
+    /// How long each request may take from now on.
+    pub fn limit_to(&mut self, limit: Duration) {
+        self.limit = limit;
+    }
+
     /// The virtio features that the process has.
     pub fn features(&self) -> u64 {
         self.features & !PROTOCOL_FEATURES

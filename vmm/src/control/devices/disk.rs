@@ -52,5 +52,6 @@ pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError
         recipe: Recipe { id, kind: DeviceKind::Blk, arguments },
         place: checked.place,
         queue_sizes: vec![checked.queue_size; checked.queues.into()],
+        memory: None,
     })
 }

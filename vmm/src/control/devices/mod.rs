@@ -8,6 +8,7 @@
 mod disk;
 mod external;
 mod ids;
+mod pmem;
 mod rng;
 
 use std::fs::File;
@@ -61,6 +62,19 @@ pub struct Planned {
     pub place: PciPlace,
     /// The most descriptors of each of its queues.
     pub queue_sizes: Vec<u16>,
+    /// Memory that it brings into the guest's address space.
+    pub memory: Option<Region>,
+}
+
+/// Memory of a device.
+#[derive(Debug)]
+pub struct Region {
+    /// What `machine` and the devices map; open for reading alone where it is read-only.
+    pub file: OwnedFd,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether the guest may only read.
+    pub read_only: bool,
 }
 
 /// What a device process is started with, and started anew after its death.
@@ -99,6 +113,7 @@ pub fn plan(
     checked: &Checked,
     ids: &mut Ids,
     connections: &mut Connections,
+    mte: bool,
 ) -> Result<Vec<Device>, PlanError> {
     let taken = ids::taken(config);
     let mut devices = Vec::new();
@@ -107,6 +122,7 @@ pub fn plan(
         devices.push(Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?));
     }
     devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
+    devices.extend(pmem::plan(config, &checked.pmem, ids, mte)?.into_iter().map(Device::Ours));
     for (index, fs) in checked.fs.iter().enumerate() {
         devices.push(Device::Outside(external::fs(index, config, fs, ids, connections)?));
     }

@@ -14,5 +14,6 @@ pub(super) fn plan(config: &mut VmConfig, checked: &Rng) -> Result<Planned, File
         recipe: Recipe { id, kind: DeviceKind::Rng, arguments: vec![Argument::file("--source-fd", source)] },
         place: checked.place,
         queue_sizes: vec![256],
+        memory: None,
     })
 }

@@ -8,6 +8,7 @@ use super::super::boot::{self, BootError};
 use super::super::create;
 use super::super::devices;
 use super::super::host::HostView;
+use super::super::image_cache;
 use super::super::info;
 use super::super::orders::OrderError;
 use super::super::outside::{self, Connections, Target};
@@ -244,6 +245,7 @@ impl Driver {
             }
             (Step::Stop, Ok(_)) => {
                 self.children.end_all();
+                image_cache::sweep();
                 self.vm.demolish();
             }
             (Step::Add, Ok(Outcome::Added(report))) => self.on_added(*report, plan)?,

@@ -15,6 +15,7 @@ use granule_jail::SeccompMode;
 use super::bus::{Bus, BusError};
 use super::console::{Console, Ends};
 use super::host::Host;
+use super::regions::{self, RegionError, Regions};
 use super::vcpus::Vcpus;
 use super::wires::SpiLine;
 use super::{Guest, GuestRam};
@@ -32,6 +33,12 @@ pub enum BuildError {
     /// Guest memory.
     #[error("memory.size")]
     Memory(#[from] MemoryError),
+    /// Where persistent memory goes.
+    #[error("pmem: it cannot be placed")]
+    PmemLayout(#[source] LayoutError),
+    /// Memory of devices.
+    #[error(transparent)]
+    Region(#[from] RegionError),
     /// KVM.
     #[error(transparent)]
     Kvm(#[from] KvmError),
@@ -68,7 +75,12 @@ impl BuildError {
     /// What the request names cannot be used, or something here failed.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Layout(_) | Self::Kernel(_) | Self::Plan(_) | Self::Fdt(_) => Blame::Request,
+            Self::Layout(_)
+            | Self::PmemLayout(_)
+            | Self::Region(RegionError::Short { .. })
+            | Self::Kernel(_)
+            | Self::Plan(_)
+            | Self::Fdt(_) => Blame::Request,
             _ => Blame::Host,
         }
     }
@@ -94,6 +106,8 @@ impl Guest {
         let kvm = host.kvm();
         let ipa_bits = usable_ipa_bits(kvm, spec.cpus.max_phys_bits);
         let layout = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
+        let layout =
+            layout.with_pmem(&regions::sizes(&spec.devices), ipa_bits).map_err(BuildError::PmemLayout)?;
         let payload = Payload::open(spec, fds, &layout)?;
 
         let kind = MemoryKind { huge_pages: spec.huge_pages && !spec.mte, prefault: spec.prefault };
@@ -106,10 +120,13 @@ impl Guest {
 
         let features = CpuFeatures::of_host(kvm);
         let (vm, vcpus) = virtual_machine(kvm, ipa_bits, spec.mte, &ram, &layout, features)?;
+        let regions = Regions::map(&spec.devices, fds, &layout)?;
+        regions.give_to(&vm)?;
         clock.done("kvm");
 
         let console = console(&spec.serial, fds, &vm, seccomp)?;
-        let (bus, devices) = Bus::build(&vm, &ram, &layout, console.as_ref(), &spec.devices, fds, postman)?;
+        let (bus, devices) =
+            Bus::build(&vm, (&ram, regions), &layout, console.as_ref(), &spec.devices, fds, postman)?;
         clock.done("devices");
 
         let blob =

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use granule_arch::irq::{GPIO_SPI, ItsDeviceId};
 use granule_arch::kvm::Vm;
@@ -11,6 +12,7 @@ use granule_arch::layout::{self, Layout, Window};
 use granule_devices::pci::{AddressRange, Bdf, InsertError, PciSegment, SegmentLayout};
 use granule_devices::pl031::Pl031;
 use granule_devices::pl061::Pl061;
+use granule_devices::pmem;
 use granule_devices::virtio::frontend::{Deadlines, DeviceProcess, Expected};
 use granule_devices::virtio::{
     ConfigSource, DeviceType, DriverEvent, DriverSink, Fault, FaultSink, GuestMemory, VirtioPciDevice,
@@ -23,6 +25,7 @@ use super::console::Console;
 use super::doorbells::KvmDoorbells;
 use super::interrupts::{FunctionVectors, MsiRoutes};
 use super::placement::{self, Place};
+use super::regions::{RegionError, Regions};
 use super::wires::SpiLine;
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::GuestRam;
@@ -81,6 +84,9 @@ pub enum BusError {
     /// The specification and its descriptors do not fit each other.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
+    /// Memory of devices.
+    #[error(transparent)]
+    Region(#[from] RegionError),
 }
 
 impl BusError {
@@ -92,6 +98,9 @@ impl BusError {
         }
     }
 }
+
+/// How long a process of persistent memory may be busy with a flush before it is taken for hung: as long as a disk.
+const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 
 /// A virtio device.
 type SharedDevice = Arc<Mutex<VirtioPciDevice>>;
@@ -115,6 +124,8 @@ pub struct Bus {
 pub(super) struct Builder {
     vm: Arc<Vm>,
     memory: GuestMemory,
+    outsiders: GuestMemory,
+    regions: Regions,
     routes: Arc<MsiRoutes>,
     pub segments: Vec<Arc<PciSegment>>,
     deadlines: Arc<Deadlines>,
@@ -125,7 +136,7 @@ impl Bus {
     /// Builds all of it: platform devices, PCI segments, virtio devices in slot order.
     pub fn build(
         vm: &Arc<Vm>,
-        ram: &GuestRam,
+        (ram, regions): (&GuestRam, Regions),
         layout: &Layout,
         console: Option<&Console>,
         specs: &[DeviceSpec],
@@ -145,11 +156,13 @@ impl Bus {
             .iter()
             .map(|segment| segment_at(&mut io, segment))
             .collect::<Result<Vec<_>, _>>()?;
-        let memory = GuestMemory::from(ram.memory.clone());
+        let memory = GuestMemory::from(Arc::new(regions.beside(ram)?));
+        let outsiders = GuestMemory::from(Arc::new(regions.beside_for_outsiders(ram)?));
         let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
         let postman = postman.try_clone().map_err(BusError::Deadlines)?;
         let routes = MsiRoutes::new(vm.clone());
-        let builder = Builder { vm: vm.clone(), memory, routes, segments, deadlines, postman };
+        let builder =
+            Builder { vm: vm.clone(), memory, outsiders, regions, routes, segments, deadlines, postman };
         for segment in &builder.segments {
             builder.add_ports(segment)?;
         }
@@ -230,9 +243,23 @@ impl Builder {
         let id = spec.id.clone();
         let failed = |source| BusError::Backend { id: id.clone(), source };
         let stream = UnixStream::from(fds.take(spec.socket)?);
-        let backend =
-            DeviceProcess::connect(stream, self.deadlines.clone(), self.memory.clone(), expected(spec))
-                .map_err(failed)?;
+        let mut expected = expected(spec);
+        let window = self.regions.window(&spec.id);
+        if let Some(window) = window {
+            // Where its memory is, is decided here.
+            let config = pmem::config(window.base().0, window.size()).to_vec();
+            expected.config = ConfigSource::Given(config);
+            expected.limit += ready_time(window.size());
+        }
+        let memory = match &spec.served {
+            Served::Ours(_) => self.memory.clone(),
+            Served::Outside(_) => self.outsiders.clone(),
+        };
+        let deadlines = self.deadlines.clone();
+        let mut backend = DeviceProcess::connect(stream, deadlines, memory, expected).map_err(failed)?;
+        if window.is_some() {
+            backend.limit_to(FLUSH_LIMIT);
+        }
         let vectors = self.vectors(&id, spec.segment, bdf, vectors_of(spec))?;
         let (on_fault, on_driver) = self.sinks()?;
         let doorbells = KvmDoorbells::new(self.vm.clone());
@@ -285,11 +312,18 @@ fn expected(spec: &DeviceSpec) -> Expected {
     Expected { queue_sizes: spec.queue_sizes.clone(), config_size, config, limit: Expected::LIMIT }
 }
 
+/// How long a process may take beyond the usual to get the memory of its device ready: it reads the image, from a slow disk
+/// at 16 MiB a second.
+fn ready_time(size: u64) -> Duration {
+    Duration::from_secs(size >> 24)
+}
+
 /// Bytes of device-specific configuration.
 fn config_size(kind: DeviceKind) -> usize {
     match kind {
         DeviceKind::Blk => granule_devices::blk::CONFIG_SIZE,
         DeviceKind::Rng => 0,
+        DeviceKind::Pmem => pmem::CONFIG_SIZE,
     }
 }
 
@@ -304,6 +338,7 @@ fn type_of(kind: DeviceKind) -> DeviceType {
     match kind {
         DeviceKind::Blk => DeviceType::Block,
         DeviceKind::Rng => DeviceType::Rng,
+        DeviceKind::Pmem => DeviceType::Pmem,
     }
 }
 

@@ -16,6 +16,7 @@ mod host;
 mod hotplug;
 mod interrupts;
 mod placement;
+mod regions;
 mod vcpus;
 mod wires;
 

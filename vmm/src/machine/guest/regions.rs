@@ -1,0 +1,152 @@
+//! Memory that devices bring into the guest's address space, beside RAM: images of persistent memory.
+//!
+//! Each is a slot of the VM and a region of the memory that every device process maps, so that its pages are good buffers
+//! for all devices. `control` opens the files; what is read-only comes open for reading alone, and can be mapped no other
+//! way.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use granule_arch::kvm::{KvmError, Vm};
+use granule_arch::layout::{Layout, Window};
+use rustix::mm::{Advice, madvise};
+use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
+use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+
+use super::GuestRam;
+use crate::machine::turn::{Descriptors, MissingDescriptor};
+use crate::wire::{DeviceSpec, RegionSpec};
+
+/// Why a device's memory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum RegionError {
+    /// The file ends before the memory does: touching its end would be a SIGBUS.
+    #[error("device {id:?}: its memory of {size} bytes is longer than the file behind it")]
+    Short {
+        /// Which device.
+        id: String,
+        /// Bytes wanted.
+        size: u64,
+    },
+    /// The mapping.
+    #[error("device {id:?}: its memory cannot be mapped")]
+    Map {
+        /// Which device.
+        id: String,
+        /// The system's answer.
+        #[source]
+        source: MmapRegionError,
+    },
+    /// The file.
+    #[error("device {id:?}: the file of its memory cannot be used")]
+    File {
+        /// Which device.
+        id: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Two ranges overlap: a mistake in the memory map.
+    #[error("device {id:?}: its memory is where other memory is")]
+    Overlap {
+        /// Which device.
+        id: String,
+    },
+    /// The specification and its descriptors do not fit each other.
+    #[error(transparent)]
+    Descriptor(#[from] MissingDescriptor),
+}
+
+/// The memory of all devices.
+#[derive(Debug)]
+pub struct Regions(Vec<DeviceRegion>);
+
+#[derive(Debug)]
+struct DeviceRegion {
+    id: String,
+    window: Window,
+    memory: Arc<GuestRegionMmap<()>>,
+    read_only: bool,
+}
+
+/// The sizes of the memory that devices bring along, in the order of the memory map.
+pub fn sizes(specs: &[DeviceSpec]) -> Vec<u64> {
+    specs.iter().filter_map(|spec| Some(spec.memory?.size)).collect()
+}
+
+impl Regions {
+    /// Maps what the devices bring along to where `layout` has it.
+    pub fn map(specs: &[DeviceSpec], fds: &mut Descriptors, layout: &Layout) -> Result<Self, RegionError> {
+        let with_memory = specs.iter().filter_map(|spec| Some((&spec.id, spec.memory?)));
+        let regions = with_memory.zip(layout.pmem()).map(|((id, spec), &window)| {
+            let file = File::from(fds.take(spec.file)?);
+            let mapping = map(id, file, spec)?;
+            let memory = GuestRegionMmap::new(mapping, window.base());
+            let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.clone() })?);
+            Ok(DeviceRegion { id: id.clone(), window, memory, read_only: spec.read_only })
+        });
+        regions.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Gives the VM a slot for each.
+    pub fn give_to(&self, vm: &Vm) -> Result<(), KvmError> {
+        for region in &self.0 {
+            let memory = GuestMemoryMmap::from_arc_regions(vec![region.memory.clone()]);
+            // One region overlaps nothing.
+            let memory = memory.map_err(|error| KvmError::Memory {
+                address: region.window.base().0,
+                source: io::Error::other(error),
+            })?;
+            vm.add_memory(&memory, region.read_only)?;
+        }
+        Ok(())
+    }
+
+    /// RAM and all of these: what our own devices may read and write.
+    pub fn beside(&self, ram: &GuestRam) -> Result<GuestMemoryMmap<()>, RegionError> {
+        self.joined(ram, |_| true)
+    }
+
+    /// RAM and what may be written to: other programs map all that they get for writing, and fail where they may not.
+    pub fn beside_for_outsiders(&self, ram: &GuestRam) -> Result<GuestMemoryMmap<()>, RegionError> {
+        self.joined(ram, |region| !region.read_only)
+    }
+
+    fn joined(
+        &self,
+        ram: &GuestRam,
+        wanted: impl Fn(&DeviceRegion) -> bool,
+    ) -> Result<GuestMemoryMmap<()>, RegionError> {
+        self.0.iter().filter(|region| wanted(region)).try_fold((*ram.memory).clone(), |memory, region| {
+            let overlap = |_| RegionError::Overlap { id: region.id.clone() };
+            memory.insert_region(region.memory.clone()).map_err(overlap)
+        })
+    }
+
+    /// Where the memory of a device is.
+    pub fn window(&self, id: &str) -> Option<Window> {
+        self.0.iter().find(|region| region.id == id).map(|region| region.window)
+    }
+}
+
+fn map(id: &str, file: File, spec: RegionSpec) -> Result<MmapRegion, RegionError> {
+    let failed = |source: rustix::io::Errno| RegionError::File { id: id.into(), source: source.into() };
+    let short = || RegionError::Short { id: id.into(), size: spec.size };
+    let end = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
+    let size = usize::try_from(spec.size).ok().filter(|_| spec.size <= end).ok_or_else(short)?;
+    let writable = if spec.read_only { 0 } else { libc::PROT_WRITE };
+    let mapping = MmapRegionBuilder::new(size)
+        .with_file_offset(FileOffset::new(file, 0))
+        .with_mmap_prot(libc::PROT_READ | writable)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .build()
+        .map_err(|source| RegionError::Map { id: id.into(), source })?;
+    // SAFETY: the range is exactly the mapping that `mapping` owns; the advice keeps its contents.
+    let advised = unsafe { madvise(mapping.as_ptr().cast(), mapping.size(), Advice::LinuxNoHugepage) };
+    match advised {
+        // A kernel without transparent huge pages has none to advise against.
+        Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(mapping),
+        Err(errno) => Err(failed(errno)),
+    }
+}
