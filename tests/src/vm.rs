@@ -17,6 +17,12 @@ pub const MIB: u64 = 1 << 20;
 /// Modules of the guest's kernel that its first program loads, in this order.
 const DRIVERS: &[&str] = &["char/hw_random/virtio-rng", "input/evdev", "block/virtio_blk"];
 
+/// Modules that the guest's first program loads only where a check needs them, by folder.
+const LATER: &[(&str, &[&str])] = &[(
+    "pmem-modules",
+    &["nvdimm/libnvdimm", "nvdimm/nd_btt", "nvdimm/nd_pmem", "nvdimm/nd_virtio", "nvdimm/virtio_pmem"],
+)];
+
 /// What is to be booted: the body of `vm.create`, and what goes into the initramfs.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -139,11 +145,10 @@ impl Guest {
     fn pack(&self) -> Vec<u8> {
         let mut archive = Initramfs::for_guest(self.init);
         let added = archive.program("bin/busybox", &lab::busybox());
-        for (order, name) in DRIVERS.iter().enumerate() {
-            let module = lab::driver(name);
-            let content = std::fs::read(&module).unwrap_or_else(|e| panic!("{}: {e}", module.display()));
-            let file = module.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
-            archive.file(&format!("modules/{order}-{file}"), 0o644, &content);
+        pack_modules(&mut archive, "modules", DRIVERS);
+        for (folder, names) in LATER {
+            archive.folder(folder);
+            pack_modules(&mut archive, folder, names);
         }
         let added = match self.selftests {
             true => added.and_then(|()| archive.copy_folder("selftests", &lab::selftests())),
@@ -151,6 +156,16 @@ impl Guest {
         };
         added.expect("busybox and selftests can be read");
         archive.finish()
+    }
+}
+
+/// Packs modules so that the order of their names is the one in which they are loaded.
+fn pack_modules(archive: &mut Initramfs, folder: &str, names: &[&str]) {
+    for (order, name) in names.iter().enumerate() {
+        let module = lab::driver(name);
+        let content = std::fs::read(&module).unwrap_or_else(|e| panic!("{}: {e}", module.display()));
+        let file = module.file_name().map(|f| f.to_string_lossy().into_owned()).unwrap_or_default();
+        archive.file(&format!("{folder}/{order}-{file}"), 0o644, &content);
     }
 }
 

@@ -15,6 +15,7 @@ mod hotplug;
 mod jail;
 mod lifecycle;
 mod metrics;
+mod pmem;
 mod selftests;
 mod serial;
 mod wire;

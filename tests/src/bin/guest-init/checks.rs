@@ -7,6 +7,7 @@ pub mod fs;
 pub mod heap;
 pub mod mte;
 pub mod pci;
+pub mod pmem;
 pub mod power;
 pub mod rng;
 pub mod selftests;
@@ -36,6 +37,7 @@ pub fn report(name: &str) -> bool {
             Some(("fs", tag)) => fs::read(tag),
             Some(("fs-write", tag)) => fs::write(tag),
             Some(("disk", words)) => disk::look(words),
+            Some(("pmem", words)) => pmem::look(words),
             _ => Err("no check of this name".to_owned()),
         },
     };
