@@ -131,6 +131,12 @@ impl NewDevice {
                  of slots",
             ));
         }
+        if matches!(self, Self::Pmem(_)) {
+            return Err(refusal(
+                ErrorKind::BadRequest,
+                "pmem: the memory map of a running guest is fixed; add the image before the VM is booted",
+            ));
+        }
         let prefix = self.prefix();
         let names = super::devices::taken(config);
         let id = self.id().get_or_insert_with(|| ids.give(prefix, &names)).clone();

@@ -20,7 +20,7 @@ use super::super::devices;
 use super::super::info;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::refusal;
-use super::super::vm::Vm;
+use super::super::vm::{MteDecision, Vm};
 use super::Driver;
 use crate::wire::{Command, DeviceReport};
 
@@ -58,11 +58,13 @@ impl Driver {
             let taken = format!("`{}` is the name of a device that the guest has not let go of", addition.id);
             return Err(refusal(ErrorKind::Conflict, &taken));
         }
+        let mte = created.mte == MteDecision::On;
         let planned = devices::plan(
             &mut addition.alone,
             &addition.alone_checked,
             &mut created.ids,
             &mut self.connections,
+            mte,
         );
         let device = planned.map_err(BootError::from).and_then(|planned| {
             let device = planned.into_iter().find(|device| device.id() == addition.id);
