@@ -12,6 +12,7 @@
 //! traits of [`platform`], and file descriptors come to it already open.
 
 mod amba;
+pub mod balloon;
 pub mod blk;
 pub mod hex;
 pub mod pci;
