@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use granule_tests::folder::Folder;
 use granule_tests::monitor::Monitor;
 use granule_tests::session::Session;
-use granule_tests::vm::{Guest, MIB, Vm};
+use granule_tests::vm::{Guest, MIB};
 use serde_json::{Value, json};
 
 use crate::guest;
