@@ -108,6 +108,7 @@ calls! {
     FSOPEN = SYS_fsopen, 430, 430;
     FSPICK = SYS_fspick, 433, 433;
     FSTAT = SYS_fstat, 5, 80;
+    FSYNC = SYS_fsync, 74, 82;
     FTRUNCATE = SYS_ftruncate, 77, 46;
     FUTEX = SYS_futex, 202, 98;
     GETPID = SYS_getpid, 39, 172;

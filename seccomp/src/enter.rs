@@ -1,7 +1,7 @@
 //! Entering a jail: once per process, while it has one thread, and once per narrower thread.
 //!
 //! ```text
-//! prepare_process → (open, receive, spawn) → enter ──┬─ (device, root: namespaces, user) → limits → capabilities → MDWE → landlock → seccomp
+//! prepare_process → (open, receive, spawn) → enter ──┬─ (device and mover, root: namespaces, user) → limits → capabilities → MDWE → landlock → seccomp
 //!                                                     └─ threads inherit all of it
 //!                                            enter_thread → a second, narrower seccomp filter
 //! ```
@@ -63,7 +63,7 @@ pub fn enter(kind: JailKind, mode: SeccompMode) -> Result<JailReport, Error> {
         return Err(Error::Threads);
     }
     sys::one_heap();
-    if let JailKind::Device(_) = kind {
+    if let JailKind::Device(_) | JailKind::Mover = kind {
         report.left = isolation::leave().map_err(Error::Isolation)?;
     }
     limits::lower(kind)?;

@@ -10,6 +10,8 @@ pub enum JailKind {
     Machine,
     /// The process with the API. It opens files and starts processes: its table says what it may *not* do.
     Control,
+    /// The process that moves guest memory with its tags, for a snapshot or out of one.
+    Mover,
     /// A process that serves one virtual device.
     Device(DeviceKind),
 }
@@ -38,9 +40,10 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Machine,
         Self::Control,
+        Self::Mover,
         Self::Device(DeviceKind::Blk),
         Self::Device(DeviceKind::Rng),
         Self::Device(DeviceKind::Pmem),
@@ -75,6 +78,7 @@ impl Kind {
             Self::Process(JailKind::Machine) => "machine",
             Self::Process(JailKind::Control) => "control",
             Self::Process(JailKind::Device(DeviceKind::Blk)) => "blk",
+            Self::Process(JailKind::Mover) => "mover",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",

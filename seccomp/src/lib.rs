@@ -13,10 +13,11 @@
 //! | a device process | guest memory, its own backing file or socket, its vhost-user connection | seccomp list of its kind; landlock; limits; no capability; no second thread |
 //! | a vCPU thread | the VM's descriptors; requests to control and device processes | seccomp list of the thread *and* of the machine; landlock; no capability |
 //! | the machine's other threads | the same, and making VMs | seccomp list of the machine; landlock; no capability |
+//! | the mover | guest memory and its tags, the files of one snapshot, sockets to control and machine | seccomp list; landlock; limits; no capability |
 //! | control | the user's rights; never guest memory | a list of refusals, as a net: it may open and execute |
 //!
 //! So nobody who runs what guests write can open a path, make a socket, start a process, reach into another one, make code
-//! or touch the tags of guest memory. [`attempts`] tries all of that from inside, and the crate's test `jail` demands
+//! or touch the tags of guest memory; the mover, which can touch them, interprets nothing that is in that memory. [`attempts`] tries all of that from inside, and the crate's test `jail` demands
 //! for each attempt, in each kind of jail, the refusal and the layer it comes from.
 //!
 //! # Layers, and what each is for
@@ -24,8 +25,8 @@
 //! 1. **Descriptors** ([`Spawn`]): a process has what is on its list, so there is nothing to reach without a new descriptor.
 //! 2. **Seccomp** ([`rules`], [`filter`]): no call that makes one, starts a process or changes what memory is for. The
 //!    widest layer and the only one that tells threads apart. `--seccomp log` shows what a table lacks, `false` leaves it
-//!    out. mmap and mprotect with PROT_EXEC or PROT_MTE are refused: every process that maps guest memory could otherwise
-//!    forge the guest's tags.
+//!    out. mmap and mprotect with PROT_EXEC or PROT_MTE are refused (PROT_MTE to all but the mover): every process that maps
+//!    guest memory could otherwise forge the guest's tags.
 //! 3. **Landlock**: no path, no TCP, no abstract socket, for devices no signal to outside. Holds with seccomp off, and for
 //!    a call that a table allows by mistake.
 //! 4. **Capabilities**, [`limits`], PR_SET_MDWE, and what [`prepare_process`] sets: what root gave is gone, a flood of

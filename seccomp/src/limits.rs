@@ -36,6 +36,14 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
         ],
         // Its children inherit, and may need more than it does.
         JailKind::Control => &[],
+        // Three files for each snapshot of a chain, and two sockets.
+        JailKind::Mover => &[
+            (Resource::Nofile, 512),
+            (Resource::Memlock, 0),
+            (Resource::Msgqueue, 0),
+            (Resource::Nice, 0),
+            (Resource::Rtprio, 0),
+        ],
         // At most 16 queues of three eventfds each, one connection, at most 32 memory regions.
         JailKind::Device(DeviceKind::Blk | DeviceKind::Rng | DeviceKind::Pmem) => &[
             (Resource::Nofile, 128),

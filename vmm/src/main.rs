@@ -3,8 +3,10 @@
 //! ```text
 //!  granule [flags]            machine: the process that a runtime starts   machine/
 //!    └─ granule control …     control: the API, opens and spawns           control/
-//!         └─ granule device … one device                                   device
+//!         ├─ granule device … one device                                   device
+//!         └─ granule mover … one move of guest memory                      mover
 //!  granule ctl …              a client of a running one                    cli/ctl
+//!  granule snapshot …         snapshots, offline                          snapshot
 //!  granule probe              what this host can do                        probe
 //! ```
 
@@ -13,8 +15,10 @@ mod control;
 mod device;
 mod image;
 mod machine;
+mod mover;
 mod probe;
 mod report;
+mod snapshot;
 mod wire;
 
 use std::error::Error;
@@ -35,6 +39,8 @@ fn main() -> ExitCode {
     match arguments.get(1).and_then(|role| role.to_str()) {
         Some("control") => control(&arguments),
         Some("device") => device(&arguments),
+        Some("mover") => mover(&arguments),
+        Some("snapshot") => snapshot(&arguments),
         _ => person(&arguments),
     }
 }
@@ -94,6 +100,49 @@ struct Device {
 fn device(arguments: &[OsString]) -> ExitCode {
     match Device::try_parse_from(&arguments[1..]) {
         Ok(Device { args }) => ended(device::run(args)),
+        Err(error) if error.use_stderr() => {
+            eprintln!("{error}");
+            ExitCode::from(USAGE)
+        }
+        Err(help) => {
+            print!("{help}");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "granule mover", about = "Move guest memory, in a jail of its own", hide = true)]
+struct Mover {
+    #[command(flatten)]
+    args: mover::MoverArgs,
+}
+
+/// `granule mover …`, started by control.
+fn mover(arguments: &[OsString]) -> ExitCode {
+    match Mover::try_parse_from(&arguments[1..]) {
+        Ok(Mover { args }) => ended(mover::run(&args)),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "granule snapshot", about = "Look at, check and merge snapshots")]
+struct Snapshot {
+    #[command(flatten)]
+    args: snapshot::SnapshotArgs,
+}
+
+/// `granule snapshot inspect|verify|merge …`.
+fn snapshot(arguments: &[OsString]) -> ExitCode {
+    match Snapshot::try_parse_from(&arguments[1..]) {
+        Ok(Snapshot { args }) => match snapshot::run(args) {
+            Ok(code) => code,
+            Err(error) => report::fatal(&*error),
+        },
         Err(error) if error.use_stderr() => {
             eprintln!("{error}");
             ExitCode::from(USAGE)

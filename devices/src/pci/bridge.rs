@@ -3,6 +3,7 @@
 use super::address::BarIndex;
 use super::config::{ConfigSpace, Identity};
 use super::function::{DecodedBar, PciFunction};
+use super::state::RestoreError;
 
 /// The host bridge function. Linux binds no driver to it; the numbers are those of QEMU's generic PCIe host bridge.
 pub struct HostBridge {
@@ -37,6 +38,14 @@ impl PciFunction for HostBridge {
 
     fn config_write(&mut self, offset: u16, data: &[u8]) {
         self.config.write(offset, data);
+    }
+
+    fn save_bridge(&self) -> Option<Vec<u8>> {
+        Some(self.config.save())
+    }
+
+    fn restore_bridge(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
+        self.config.restore(saved, &[])
     }
 
     fn bars(&self) -> Vec<DecodedBar> {

@@ -203,16 +203,16 @@ impl ConfigSpace {
         self.bytes.to_vec()
     }
 
-    /// Puts back what the guest had written. The rest must be as it is here, but for `window`: the bytes through which a
-    /// guest looks at BARs show what it saw last.
+    /// Puts back what the guest had written. The rest must be as it is here, but for `free`: bytes that show what the device
+    /// itself did last.
     ///
     /// # Errors
     /// Where the saved function is another one.
-    pub fn restore(&mut self, saved: &[u8], window: std::ops::Range<usize>) -> Result<(), RestoreError> {
+    pub fn restore(&mut self, saved: &[u8], free: &[std::ops::Range<usize>]) -> Result<(), RestoreError> {
         let saved: &[u8; CONFIG_SIZE] = saved.try_into().map_err(|_| RestoreError::Size(saved.len()))?;
-        let here = self.bytes.iter().zip(&self.writable).zip(saved).enumerate();
-        for (at, ((mine, mask), theirs)) in here {
-            if (mine ^ theirs) & !mask != 0 && !window.contains(&at) {
+        for (at, (mine, theirs)) in self.bytes.iter().zip(saved).enumerate() {
+            let free_here = free.iter().any(|range| range.contains(&at));
+            if (mine ^ theirs) & !self.writable[at] != 0 && !free_here {
                 return Err(RestoreError::Identity(at));
             }
         }
@@ -314,13 +314,13 @@ mod tests {
         saved.write(4, &[0x06, 0]);
         saved.write(0x10, &0x8000_0000u32.to_le_bytes());
         let mut restored = space();
-        restored.restore(&saved.save(), 0..0).unwrap();
+        restored.restore(&saved.save(), &[]).unwrap();
         assert_eq!(restored.save(), saved.save());
         assert_eq!(restored.decoded_bars(), saved.decoded_bars());
         let mut other = saved.save();
         other[2] ^= 1;
-        assert_eq!(space().restore(&other, 0..0), Err(RestoreError::Identity(2)));
-        assert_eq!(space().restore(&other[1..], 0..0), Err(RestoreError::Size(255)));
+        assert_eq!(space().restore(&other, &[]), Err(RestoreError::Identity(2)));
+        assert_eq!(space().restore(&other[1..], &[]), Err(RestoreError::Size(255)));
     }
 
     #[test]

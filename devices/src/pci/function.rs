@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::address::{AddressRange, BarIndex};
 use super::port::Forwarding;
+use super::state::RestoreError;
 
 /// A memory BAR as the guest has set it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +49,19 @@ pub trait PciFunction: Send {
     /// What it lets through to the bus behind it; `None` where it is no bridge.
     fn forwarding(&self) -> Option<Forwarding> {
         None
+    }
+
+    /// Its configuration space, where that is all that it remembers: bridges.
+    fn save_bridge(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Puts back what [`PciFunction::save_bridge`] gave.
+    ///
+    /// # Errors
+    /// Where it is not that of such a function.
+    fn restore_bridge(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
+        Err(RestoreError::Size(saved.len()))
     }
 
     /// Puts the function into the state that it had after power-on, except for the addresses in its BARs.

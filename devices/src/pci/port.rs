@@ -25,6 +25,7 @@ use super::spec::{
     HEADER_MULTIFUNCTION, HEADER_TYPE, MEMORY_WINDOW, PREFETCHABLE_64, PREFETCHABLE_BASE_HIGH,
     PREFETCHABLE_WINDOW, PRIMARY_BUS, SECONDARY_BUS, express,
 };
+use super::state::RestoreError;
 use crate::platform::MsiVectors;
 
 /// A guest that has not begun to let go this long after it was asked is asked again when the client insists. Longer than
@@ -234,6 +235,20 @@ impl PciFunction for RootPort {
         self.msi.update(&self.config);
         self.commanded(before);
         self.signal();
+    }
+
+    fn save_bridge(&self) -> Option<Vec<u8>> {
+        let Self { config, express: _, msi: _, home: _, asserted: _, asked: _, on_release: _ } = self;
+        Some(config.save())
+    }
+
+    fn restore_bridge(&mut self, saved: &[u8]) -> Result<(), RestoreError> {
+        // What is in the slot is seen there.
+        let shown = [express::SLOT_STATUS, express::LINK_STATUS].map(|at| self.express + at);
+        self.config.restore(saved, &shown.map(|at| at..at + 2))?;
+        self.msi.update(&self.config);
+        self.signal();
+        Ok(())
     }
 
     fn bars(&self) -> Vec<DecodedBar> {

@@ -30,6 +30,14 @@ pub enum RestoreError {
         /// Here.
         here: usize,
     },
+    /// Other root ports.
+    #[error("the saved PCI segment has {saved} bridges, this one {here}")]
+    Bridges {
+        /// In the snapshot.
+        saved: usize,
+        /// Here.
+        here: usize,
+    },
     /// A pending interrupt of a vector that is not there.
     #[error("vector {0} is pending and is not there")]
     Pending(u16),

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Beneath::{Landlock, Mdwe, Nothing, SignalScope};
-use super::Verdict::{Enosys, Kill, KillButInMachine};
+use super::Verdict::{Enosys, Kill, KillButInMachine, KillButInMover};
 use super::sys::{Tools, address, by_fork, call, memory, parent, text, words};
 use super::{Attempt, Beneath, Verdict};
 use crate::call::{
@@ -142,8 +142,8 @@ pub const ALL: &[Attempt] = &[
     attempt(
         "map tags",
         |_| call(MMAP, &[0, PAGE, READ | WRITE | TAGS, PRIVATE_ANONYMOUS, NO_FD, 0]),
-        Kill,
-        true,
+        KillButInMover,
+        false,
         Nothing,
     ),
     attempt(

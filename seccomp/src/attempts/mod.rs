@@ -38,6 +38,8 @@ enum Verdict {
     Enosys,
     /// SIGSYS, but in the machine, which needs the call.
     KillButInMachine,
+    /// SIGSYS, but in the mover, which needs the call.
+    KillButInMover,
 }
 
 /// What holds without seccomp.
@@ -46,7 +48,7 @@ enum Beneath {
     Nothing,
     /// Landlock, from this ABI on.
     Landlock(u32, i32),
-    /// Landlock's signal scope, which devices have.
+    /// Landlock's signal scope, which devices and the mover have.
     SignalScope,
     /// PR_SET_MDWE.
     Mdwe,
@@ -77,18 +79,20 @@ impl Attempt {
     pub fn expected(&self, kind: Kind, report: &JailReport) -> Expected {
         let control = kind == JailKind::Control.into();
         let machine = kind == JailKind::Machine.into();
-        let device = matches!(kind, Kind::Process(JailKind::Device(_)));
+        let mover = kind == JailKind::Mover.into();
+        let scoped = matches!(kind, Kind::Process(JailKind::Device(_) | JailKind::Mover));
         match (report.seccomp, self.confined, self.beneath) {
             (SeccompMode::Log, ..) => Expected::Either,
             (SeccompMode::Enforce, ..) if control && self.refused_to_control => Expected::Killed,
             (..) if control => Expected::Either,
             (SeccompMode::Enforce, Verdict::Enosys, _) if machine => Expected::Errno(libc::ENOSYS),
             (SeccompMode::Enforce, Verdict::KillButInMachine, _) if machine => Expected::Either,
+            (SeccompMode::Enforce, Verdict::KillButInMover, _) if mover => Expected::Either,
             (SeccompMode::Enforce, ..) => Expected::Killed,
             (SeccompMode::Off, _, Beneath::Landlock(abi, errno)) if report.landlock_abi >= abi => {
                 Expected::Errno(errno)
             }
-            (SeccompMode::Off, _, Beneath::SignalScope) if device && report.landlock_abi >= 6 => {
+            (SeccompMode::Off, _, Beneath::SignalScope) if scoped && report.landlock_abi >= 6 => {
                 Expected::Errno(libc::EPERM)
             }
             (SeccompMode::Off, _, Beneath::Mdwe) if report.mdwe => Expected::Errno(libc::EACCES),

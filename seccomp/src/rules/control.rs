@@ -4,16 +4,20 @@
 //! maps code; with root, a device process leaves its namespaces) or works (a block device may use io_uring). This is a
 //! net under a process that parses clients' input, not the wall: clients are trusted, guests never reach it.
 //!
-//! PROT_MTE is refused here although the process that moves guest memory will need it: that one has to be started before
-//! control enters its jail.
+//! PROT_MTE is not refused to mmap, because the process that moves guest memory inherits the table and needs the bit. What
+//! keeps control from the tags is that it never has guest memory: the machine passes that to the mover over a socket of
+//! theirs, and control can neither take a descriptor out of another process nor read one's memory. A mover that were
+//! started before control's jail instead would be one more process for the VM's whole life, could not be started again
+//! after its death, and would take files of many snapshots; this one has those of its own and ends with it. Device
+//! processes refuse the bit by their own tables, before they have any memory of the guest.
 
 use crate::call::{
     ACCT, ADD_KEY, ADJTIMEX, BPF, CLOCK_ADJTIME, CLOCK_SETTIME, DELETE_MODULE, FANOTIFY_INIT, FINIT_MODULE,
     FSCONFIG, FSMOUNT, FSOPEN, FSPICK, INIT_MODULE, IOCTL, IOPERM, IOPL, KCMP, KEXEC_FILE_LOAD, KEXEC_LOAD,
-    KEYCTL, MMAP, MODIFY_LDT, MOUNT_SETATTR, MOVE_MOUNT, MPROTECT, OPEN_BY_HANDLE_AT, OPEN_TREE,
-    PERF_EVENT_OPEN, PERSONALITY, PIDFD_GETFD, PKEY_MPROTECT, PROCESS_MADVISE, PROCESS_VM_READV,
-    PROCESS_VM_WRITEV, PTRACE, QUOTACTL, REBOOT, REQUEST_KEY, SETDOMAINNAME, SETHOSTNAME, SETNS,
-    SETTIMEOFDAY, SWAPOFF, SWAPON, SYSLOG, USERFAULTFD, VHANGUP,
+    KEYCTL, MODIFY_LDT, MOUNT_SETATTR, MOVE_MOUNT, MPROTECT, OPEN_BY_HANDLE_AT, OPEN_TREE, PERF_EVENT_OPEN,
+    PERSONALITY, PIDFD_GETFD, PKEY_MPROTECT, PROCESS_MADVISE, PROCESS_VM_READV, PROCESS_VM_WRITEV, PTRACE,
+    QUOTACTL, REBOOT, REQUEST_KEY, SETDOMAINNAME, SETHOSTNAME, SETNS, SETTIMEOFDAY, SWAPOFF, SWAPON, SYSLOG,
+    USERFAULTFD, VHANGUP,
 };
 use crate::ioctl::{TIOCLINUX, TIOCSETD, TIOCSTI};
 use crate::rule::{
@@ -26,8 +30,7 @@ use super::runtime::PROT_MTE;
 const READ_IMPLIES_EXEC: u32 = 0x0040_0000;
 
 pub(super) const CONTROL: &[Rule] = &[
-    Rule::when(MMAP, &[With(2, PROT_MTE)], "tags of guest memory"),
-    Rule::when(MPROTECT, &[With(2, PROT_MTE)], "tags of guest memory"),
+    Rule::when(MPROTECT, &[With(2, PROT_MTE)], "tags of guest memory; the mover maps them with mmap"),
     Rule::any(PKEY_MPROTECT, "tags of guest memory, by a call that nobody needs"),
     Rule::any(PTRACE, "takes over another process"),
     Rule::any(PROCESS_VM_READV, "reads another process, guest memory included"),

@@ -6,6 +6,7 @@
 mod control;
 mod device;
 mod machine;
+mod mover;
 mod runtime;
 mod serial_writer;
 #[cfg(test)]
@@ -53,6 +54,7 @@ impl Table {
             Kind::Process(JailKind::Device(DeviceKind::Blk)) => {
                 &[runtime::RUNTIME, device::BACK_END, device::DISK]
             }
+            Kind::Process(JailKind::Mover) => &[runtime::RUNTIME, mover::MOVER],
             Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
             Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
                 &[runtime::RUNTIME, device::BACK_END, device::PMEM]

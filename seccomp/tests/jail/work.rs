@@ -47,7 +47,7 @@ fn start_threads() {
 /// The work of one kind of jail: of a process alone, of one with its threads, or of one thread among others.
 pub fn of(kind: Kind) {
     match kind {
-        Kind::Process(JailKind::Device(_)) => ordinary(),
+        Kind::Process(JailKind::Device(_) | JailKind::Mover) => ordinary(),
         Kind::Process(_) => {
             ordinary();
             start_threads();

@@ -18,6 +18,7 @@ mod metrics;
 mod pmem;
 mod selftests;
 mod serial;
+mod snapshot;
 mod wire;
 
 use std::sync::LazyLock;

@@ -60,7 +60,11 @@ pub enum Verb {
     AddDevice,
     /// vm.remove-device
     RemoveDevice,
-    /// vm.resize, vm.snapshot, …: they need a machine and are not built yet.
+    /// vm.snapshot
+    Snapshot,
+    /// vm.restore
+    Restore,
+    /// vm.resize, vm.send-migration, …: they need a machine and are not built yet.
     Unbuilt,
 }
 
@@ -82,7 +86,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Metrics,
@@ -99,6 +103,8 @@ impl Verb {
         Self::ResizeDisk,
         Self::AddDevice,
         Self::RemoveDevice,
+        Self::Snapshot,
+        Self::Restore,
         Self::Unbuilt,
     ];
 }
@@ -112,8 +118,8 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
     use Verdict::{Deny, Run};
     match (verb, state) {
         (Verb::Ping | Verb::Metrics | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
-        (Verb::Create, Absent) => Run,
-        (Verb::Create, _) => Deny(ErrorKind::Conflict, "VM is already created"),
+        (Verb::Create | Verb::Restore, Absent) => Run,
+        (Verb::Create | Verb::Restore, _) => Deny(ErrorKind::Conflict, "VM is already created"),
         (_, Absent) => NOT_CREATED,
         (Verb::Info, _) => Run,
         (Verb::Boot, Created) => Run,
@@ -138,6 +144,9 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
             | Verb::ResizeDisk,
             Created,
         ) => NOT_BOOTED,
+        (Verb::Snapshot, Paused) => Run,
+        (Verb::Snapshot, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
+        (Verb::Snapshot, Created) => NOT_BOOTED,
         (Verb::Unbuilt, _) => Deny(ErrorKind::Internal, "this request is not supported by this version"),
     }
 }
@@ -147,7 +156,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 17] = [
+    const TABLE: [(Verb, [u16; 4]); 19] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Metrics, [0, 0, 0, 0]),
@@ -164,6 +173,8 @@ mod tests {
         (Verb::ResizeDisk, [404, 405, 0, 0]),
         (Verb::AddDevice, [404, 0, 0, 0]),
         (Verb::RemoveDevice, [404, 0, 0, 0]),
+        (Verb::Snapshot, [404, 405, 405, 0]),
+        (Verb::Restore, [0, 409, 409, 409]),
         (Verb::Unbuilt, [404, 500, 500, 500]),
     ];
 

@@ -13,7 +13,7 @@ use super::files::{self, FileError};
 use super::outside::Connections;
 use super::serial_end::{self, SerialError};
 use super::vm::{Created, MteDecision, SerialEnd};
-use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, RegionSpec, SerialSpec, Served};
+use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, RegionSpec, SerialSpec, Served, StartSpec};
 
 /// Why a boot could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,20 @@ impl BootError {
     }
 }
 
+/// How the guest's life begins.
+#[derive(Debug)]
+pub enum Begin {
+    /// With the kernel of its configuration.
+    Kernel,
+    /// Where it was saved.
+    Snapshot {
+        /// The machine's state.
+        state: OwnedFd,
+        /// The machine's end of its socket to the mover.
+        mover: OwnedFd,
+    },
+}
+
 /// A specification with its descriptors.
 #[derive(Debug)]
 pub struct Prepared {
@@ -72,14 +86,11 @@ pub fn prepare(
     children: &mut Children,
     connections: &mut Connections,
     post: &mpsc::UnboundedSender<Event>,
+    begin: Begin,
 ) -> Result<Prepared, BootError> {
     let mut fds = Parcel::default();
     let checked = created.checked.clone();
-    let kernel = fds.add(files::open_regular("payload.kernel", &checked.payload.kernel)?);
-    let initramfs = match &checked.payload.initramfs {
-        Some(path) => Some(fds.add(files::open_regular("payload.initramfs", path)?)),
-        None => None,
-    };
+    let start = start_spec(begin, &checked, &mut fds)?;
     let (serial, end) = serial(created, &checked, &mut fds, post)?;
     let devices = devices(created, &checked, children, connections, &mut fds)?;
     let spec = BootSpec {
@@ -92,15 +103,25 @@ pub fn prepare(
         mte: created.mte == MteDecision::On,
         huge_pages: checked.memory.thp,
         prefault: checked.memory.prefault,
-        kernel,
-        initramfs,
-        cmdline: checked.payload.cmdline.clone(),
+        start,
         serial,
         pci_segments: checked.pci_segments,
         devices,
         start_paused: false,
     };
     Ok(Prepared { spec, fds: fds.0, serial: end })
+}
+
+fn start_spec(begin: Begin, checked: &Checked, fds: &mut Parcel) -> Result<StartSpec, BootError> {
+    if let Begin::Snapshot { state, mover } = begin {
+        return Ok(StartSpec::Snapshot { state: fds.add(state), mover: fds.add(mover) });
+    }
+    let kernel = fds.add(files::open_regular("payload.kernel", &checked.payload.kernel)?);
+    let initramfs = match &checked.payload.initramfs {
+        Some(path) => Some(fds.add(files::open_regular("payload.initramfs", path)?)),
+        None => None,
+    };
+    Ok(StartSpec::Kernel { kernel, initramfs, cmdline: checked.payload.cmdline.clone() })
 }
 
 fn serial(

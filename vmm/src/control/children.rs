@@ -113,6 +113,11 @@ impl Children {
         self.alive.iter().map(|(id, running)| (id.clone(), running.orders.clone())).collect()
     }
 
+    /// Our own binary, for what is started beside them.
+    pub fn executable(&self) -> &Executable {
+        &self.executable
+    }
+
     /// What seccomp does in them with a call that is not on the list.
     pub fn seccomp(&self) -> SeccompMode {
         self.seccomp

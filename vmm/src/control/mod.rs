@@ -35,6 +35,7 @@ mod plan;
 mod refusal;
 mod serial_end;
 mod start;
+mod transfer;
 mod vm;
 
 pub use inherited::Inherited;

@@ -13,6 +13,7 @@ use granule_api::server::Reply;
 use tokio::sync::oneshot;
 
 use super::addition::{Addition, NewDevice};
+use super::transfer::Transfer;
 
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,22 @@ pub enum Step {
     Order,
     /// Have the guest told that the configuration of the plan's device has changed.
     ConfigChanged,
+    /// Make the files of a snapshot.
+    Stage,
+    /// Have the machine write its state and pass its memory to the mover.
+    Save,
+    /// Wait until the mover has moved memory.
+    Move,
+    /// Make the snapshot visible.
+    Commit,
+    /// Open the snapshot that is to be restored.
+    Open,
+    /// Make its configuration the VM's.
+    Adopt,
+    /// Spawn devices, build the machine up to its memory.
+    Rebuild,
+    /// Build the rest.
+    Finish,
     /// Tell an event of the machine.
     Tell(&'static str),
     /// End everything with this code.
@@ -73,6 +90,9 @@ impl Step {
             Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
             Self::Order => "The device could not do it",
+            Self::Stage | Self::Save | Self::Commit => "The VM could not be snapshotted",
+            Self::Move => "Guest memory could not be moved",
+            Self::Open | Self::Adopt | Self::Rebuild | Self::Finish => "The VM could not be restored",
             Self::ConfigChanged => "The guest could not be told",
             Self::Forget | Self::Tell(_) | Self::Exit(_) => "The request failed",
         }
@@ -145,6 +165,8 @@ pub struct Plan {
     pub order: Vec<u8>,
     /// The connection that [`Step::Replace`] goes on with; a new process is started where there is none.
     pub socket: Option<OwnedFd>,
+    /// What the steps of vm.snapshot and vm.restore hand on.
+    pub transfer: Option<Transfer>,
     /// Which guest it is about, counted from the first boot; `None` where it is about no guest in particular.
     pub guest: Option<u64>,
     /// The step under way and the id of the command it waits for.
@@ -164,6 +186,7 @@ impl Plan {
             device: None,
             order: Vec::new(),
             socket: None,
+            transfer: None,
             guest: None,
             awaiting: None,
         }

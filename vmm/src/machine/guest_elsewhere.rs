@@ -41,6 +41,17 @@ impl Host {
     }
 }
 
+/// Never begun.
+#[derive(Debug)]
+pub enum Restoring {}
+
+impl Restoring {
+    /// No guest.
+    pub fn finish(self, _: &Postman, _: SeccompMode) -> Result<(Guest, BootReport), WrongArchitecture> {
+        match self {}
+    }
+}
+
 impl Guest {
     /// Always refused.
     pub fn build(
@@ -51,6 +62,22 @@ impl Guest {
         _: SeccompMode,
     ) -> Result<(Self, BootReport), WrongArchitecture> {
         Err(WrongArchitecture)
+    }
+
+    /// Always refused.
+    pub fn restore(
+        _: &Host,
+        _: &BootSpec,
+        _: &mut Descriptors,
+        _: &Postman,
+        _: SeccompMode,
+    ) -> Result<Restoring, WrongArchitecture> {
+        Err(WrongArchitecture)
+    }
+
+    /// No guest.
+    pub fn save(&self, _: OwnedFd, _: OwnedFd) -> Result<(), WrongArchitecture> {
+        match *self {}
     }
 
     /// No guest, no pause.

@@ -5,12 +5,12 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use granule_jail::SeccompMode;
 
-use super::guest::{Guest, Host};
+use super::guest::{Guest, Host, Restoring};
 use super::mailbox::{Letter, Mailbox};
 use super::signals::TerminationSignals;
 use crate::wire::{
-    Channel, ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, GuestEnd, Notice, Outcome,
-    Received,
+    BootSpec, Channel, ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, GuestEnd, Notice,
+    Outcome, Received, StartSpec,
 };
 
 const COMMAND: u32 = 1;
@@ -35,6 +35,7 @@ pub struct Machine {
     seccomp: SeccompMode,
     host: Result<Host, Failure>,
     guest: Option<Guest>,
+    restoring: Option<Restoring>,
     end: Option<End>,
 }
 
@@ -47,7 +48,7 @@ impl Machine {
         host: Result<Host, Failure>,
         seccomp: SeccompMode,
     ) -> Self {
-        Self { channel, mailbox, signals, seccomp, host, guest: None, end: None }
+        Self { channel, mailbox, signals, seccomp, host, guest: None, restoring: None, end: None }
     }
 
     /// Serves until it is told to end.
@@ -59,6 +60,7 @@ impl Machine {
             let machine = manager.subscriber_mut(id)?;
             if let Some(end) = machine.end {
                 // The guest's threads end here, the terminal is given back.
+                machine.restoring = None;
                 machine.guest = None;
                 return Ok(end);
             }
@@ -91,6 +93,14 @@ impl Machine {
                 let report = self.host.as_ref().map(|host| host.report().clone()).map_err(Clone::clone)?;
                 return Ok(Outcome::Host(Box::new(report)));
             }
+            Command::Boot(spec) if matches!(spec.start, StartSpec::Snapshot { .. }) => {
+                self.begin_restore(&spec, &mut fds)?;
+            }
+            Command::Finish => return self.finish_restore(),
+            Command::Save { state, mover } => {
+                let (state, mover) = (fds.take(state)?, fds.take(mover)?);
+                self.guest()?.save(state, mover)?;
+            }
             Command::Boot(spec) => {
                 let host = self.host.as_ref().map_err(Clone::clone)?;
                 if self.guest.is_some() {
@@ -105,7 +115,10 @@ impl Machine {
                 self.guest = Some(guest);
                 return Ok(Outcome::Booted(Box::new(report)));
             }
-            Command::Stop => self.guest = None,
+            Command::Stop => {
+                self.restoring = None;
+                self.guest = None;
+            }
             Command::Exit { .. } => {}
             Command::Pause => self.guest()?.pause()?,
             Command::Resume => self.guest()?.resume(),
@@ -136,6 +149,33 @@ impl Machine {
             }
         }
         Ok(Outcome::Done)
+    }
+
+    /// Builds a saved guest, up to its memory.
+    fn begin_restore(&mut self, spec: &BootSpec, fds: &mut Descriptors) -> Result<(), Failure> {
+        let host = self.host.as_ref().map_err(Clone::clone)?;
+        if self.guest.is_some() || self.restoring.is_some() {
+            return Err(Failure::of("a guest is already built"));
+        }
+        let postman = self.mailbox.postman()?;
+        let restoring = Guest::restore(host, spec, fds, &postman, self.seccomp).map_err(|error| {
+            let blame = error.blame();
+            Failure::from(error).blamed(blame)
+        })?;
+        self.restoring = Some(restoring);
+        Ok(())
+    }
+
+    /// The rest of it.
+    fn finish_restore(&mut self) -> Result<Outcome, Failure> {
+        let restoring = self.restoring.take().ok_or_else(|| Failure::of("no guest is being restored"))?;
+        let postman = self.mailbox.postman()?;
+        let (guest, report) = restoring.finish(&postman, self.seccomp).map_err(|error| {
+            let blame = error.blame();
+            Failure::from(error).blamed(blame)
+        })?;
+        self.guest = Some(guest);
+        Ok(Outcome::Booted(Box::new(report)))
     }
 
     fn guest(&mut self) -> Result<&mut Guest, Failure> {

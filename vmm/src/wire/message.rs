@@ -28,6 +28,17 @@ pub enum Command {
     Resume,
     /// Press the power button.
     PowerButton,
+    /// Write the state of a paused machine to a file, and pass its memory on. Devices are quiet from then on, until
+    /// [`Command::Resume`].
+    Save {
+        /// An empty file.
+        state: FdSlot,
+        /// The mover's socket.
+        mover: FdSlot,
+    },
+    /// Finish what [`Command::Boot`] began with [`StartSpec::Snapshot`]: its memory is there now. Answered with
+    /// [`Outcome::Booted`].
+    Finish,
     /// Tear the machine down; memory, threads and descriptors are gone when this is answered.
     Stop,
     /// A client has connected to the serial port's socket.
@@ -79,12 +90,8 @@ pub struct BootSpec {
     pub huge_pages: bool,
     /// Whether every page is touched before the guest starts.
     pub prefault: bool,
-    /// The kernel image, open for reading.
-    pub kernel: FdSlot,
-    /// The initramfs, open for reading.
-    pub initramfs: Option<FdSlot>,
-    /// The kernel's command line.
-    pub cmdline: String,
+    /// How its life begins.
+    pub start: StartSpec,
     /// Where the PL011's bytes go.
     pub serial: SerialSpec,
     /// Number of PCI segments, 1..=16.
@@ -93,6 +100,28 @@ pub struct BootSpec {
     pub devices: Vec<DeviceSpec>,
     /// Whether to leave the vCPUs paused after building.
     pub start_paused: bool,
+}
+
+/// How a guest's life begins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum StartSpec {
+    /// With a kernel.
+    Kernel {
+        /// The kernel image, open for reading.
+        kernel: FdSlot,
+        /// The initramfs, open for reading.
+        initramfs: Option<FdSlot>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+    /// Where it stood when it was saved. Answered with [`Outcome::Done`]; then its memory is filled, and
+    /// [`Command::Finish`] follows.
+    Snapshot {
+        /// `state.json`.
+        state: FdSlot,
+        /// The mover's socket.
+        mover: FdSlot,
+    },
 }
 
 /// vCPU configuration.

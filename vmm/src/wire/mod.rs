@@ -11,12 +11,14 @@
 
 mod channel;
 mod message;
+mod mover;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use message::{
     Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceReport, DeviceSpec, Envelope, Failure,
     FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, RegionSpec, SerialSpec,
-    Served,
+    Served, StartSpec,
 };
 #[cfg(target_arch = "aarch64")]
 pub use message::{BusDevice, MteReport};
+pub use mover::{FileSlots, FromMover, LayerSpec, MoverOrder, SavedMemory, SharedMemory, SharedRegion};

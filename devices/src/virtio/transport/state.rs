@@ -141,7 +141,7 @@ impl VirtioPciDevice {
     pub fn restore(&mut self, state: &VirtioState) -> Result<(), StateError> {
         let VirtioState { config, msix, interrupt_status, common, running, process } = state;
         let window = self.window.data()..(self.window.data() + 4).min(CONFIG_SIZE);
-        self.config.restore(&config.0, window)?;
+        self.config.restore(&config.0, &[window])?;
         self.common.restore(common)?;
         self.msix.restore(msix)?;
         self.msix.set_control(self.config.read_u16(self.msix_capability + 2));

@@ -18,6 +18,7 @@
 //! any machine (so host and guest can be compared), `guest-init victim KIND` is a program that is meant to die.
 
 mod checks;
+mod keep;
 mod params;
 mod serve;
 mod sys;
@@ -32,6 +33,12 @@ fn main() {
     let mut args = std::env::args().skip(1);
     match (args.next().as_deref(), args.next()) {
         (Some("victim"), Some(kind)) => victim::run(&kind),
+        (Some("keep"), Some(threads)) => {
+            if let Err(error) = keep::run(threads.parse().unwrap_or(1)) {
+                say(&format!("fail keep {error}"));
+            }
+            exit(1)
+        }
         (Some("check"), Some(names)) => {
             exit(i32::from(!names.split(',').map(checks::report).fold(true, |all, ok| all & ok)))
         }

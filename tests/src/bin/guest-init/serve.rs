@@ -41,7 +41,7 @@ pub fn act(what: &str) -> ! {
     }
 }
 
-/// Commands from the console, one a line: `run NAME…`, `echo TEXT`, or a word of [`act`].
+/// Commands from the console, one a line: `run NAME…`, `keep THREADS`, `echo TEXT`, or a word of [`act`].
 fn serve() -> String {
     say("serving");
     for line in std::io::stdin().lock().lines() {
@@ -50,6 +50,12 @@ fn serve() -> String {
             ("run", names) => {
                 for name in names.split_whitespace() {
                     checks::report_apart(name);
+                }
+            }
+            ("keep", threads) => {
+                // It goes on beside what else is asked for, and says so itself.
+                if let Err(error) = Command::new("/proc/self/exe").args(["keep", threads]).spawn() {
+                    say(&format!("fail keep {error}"));
                 }
             }
             ("echo", text) => say(&format!("echo {text}")),

@@ -73,6 +73,11 @@ impl TaggedMemory {
         self.len / GRANULE
     }
 
+    /// The pointer to granule `index`, without a tag.
+    pub fn pointer(&self, index: usize) -> usize {
+        self.address(index)
+    }
+
     /// The untagged address of granule `index`.
     fn address(&self, index: usize) -> usize {
         assert!(index < self.granules(), "granule {index} of {}", self.granules());

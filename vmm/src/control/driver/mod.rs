@@ -17,6 +17,7 @@ mod requests;
 mod steps;
 #[cfg(test)]
 mod tests;
+mod transfers;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -32,6 +33,7 @@ use super::host::HostView;
 use super::link::MachineLink;
 use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
+use super::transfer::{Moved, Transfer};
 use super::vm::{SerialEnd, Vm};
 use crate::wire::{ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, Outcome};
 
@@ -48,6 +50,10 @@ pub enum Event {
     Connected(u32, Result<Connections, Failure>),
     /// A program that serves a device had hung up.
     Sought(Sought),
+    /// Work on the disk for a snapshot is done, or has failed.
+    Worked(u32, Result<Transfer, Failure>),
+    /// The mover's last word.
+    Moved(Moved),
     /// A device process ended.
     Death(Death),
     /// A client connected to the serial socket.
@@ -173,6 +179,8 @@ impl Driver {
             Event::Ordered(id, body) => self.on_reply(id, body),
             Event::Connected(id, connected) => self.on_connected(id, connected),
             Event::Sought(sought) => self.on_sought(sought),
+            Event::Worked(id, worked) => self.on_worked(id, worked),
+            Event::Moved(moved) => self.on_moved(moved),
             Event::Death(death) => self.on_death(death),
             Event::SerialClient(connection) => {
                 let attach = Command::AttachSerial { connection: FdSlot(0) };
@@ -234,6 +242,7 @@ impl Driver {
 
     fn fail(&mut self, plan: Plan, error: ApiError) {
         tracing::warn!(plan = plan.name, causes = ?error.causes(), "failed");
+        self.undo_restore(&plan);
         if plan.audience.fail(error) {
             self.end = Some(End::Orderly(1));
             return;

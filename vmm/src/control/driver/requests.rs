@@ -62,6 +62,11 @@ impl Driver {
         if let Call::VmResizeDisk(body) = call {
             return self.resize_disk(&body, reply);
         }
+        let call = match call {
+            Call::VmSnapshot(body) => return self.plan_snapshot(&body, reply),
+            Call::VmRestore(body) => return self.plan_restore(&body, reply),
+            call => call,
+        };
         let mut config = None;
         let (mut device, mut new_device) = (None, None);
         let (name, steps): (_, Vec<Step>) = match verb {
@@ -91,7 +96,14 @@ impl Driver {
                 }
                 ("remove-device", vec![Remove])
             }
-            Verb::Ping | Verb::Metrics | Verb::Info | Verb::Counters | Verb::ResizeDisk | Verb::Unbuilt => {
+            Verb::Snapshot
+            | Verb::Restore
+            | Verb::Ping
+            | Verb::Metrics
+            | Verb::Info
+            | Verb::Counters
+            | Verb::ResizeDisk
+            | Verb::Unbuilt => {
                 return;
             }
         };
@@ -161,6 +173,8 @@ fn verb(call: &Call) -> Verb {
         | Call::VmAddGenericVhostUser(_)
         | Call::VmAddVsock(_) => Verb::AddDevice,
         Call::VmRemoveDevice(_) => Verb::RemoveDevice,
+        Call::VmSnapshot(_) => Verb::Snapshot,
+        Call::VmRestore(_) => Verb::Restore,
         _ => Verb::Unbuilt,
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use granule_api::error::{ApiError, ErrorKind};
 
-use super::super::boot::{self, BootError};
+use super::super::boot::{self, Begin, BootError};
 use super::super::create;
 use super::super::devices;
 use super::super::host::HostView;
@@ -53,6 +53,14 @@ impl Driver {
             }
             Step::Add => return self.start_adding(plan),
             Step::Remove => return self.start_removing(plan),
+            Step::Stage
+            | Step::Save
+            | Step::Move
+            | Step::Commit
+            | Step::Open
+            | Step::Adopt
+            | Step::Rebuild
+            | Step::Finish => return self.start_transfer(step, plan),
             Step::Replace => return self.start_replacement(plan),
             Step::Order => {
                 let id = plan.device.clone().unwrap_or_default();
@@ -123,7 +131,8 @@ impl Driver {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
         };
         self.events.tell("vm", "booting");
-        let prepared = boot::prepare(created, &mut self.children, &mut self.connections, &self.post);
+        let prepared =
+            boot::prepare(created, &mut self.children, &mut self.connections, &self.post, Begin::Kernel);
         let boot::Prepared { spec, fds, serial } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -219,18 +228,25 @@ impl Driver {
         match (step, body) {
             (Step::Probe, Ok(Outcome::Host(report))) => self.host = HostView::known(*report),
             (Step::Probe, Err(failure)) => self.host = HostView::failed(&failure),
-            (Step::Boot, Ok(Outcome::Booted(report))) => {
+            (Step::Boot | Step::Finish, Ok(Outcome::Booted(report))) => {
                 tracing::debug!(phases_us = ?report.phases_us, "built");
                 let serial = self.serial_in_boot.take().unwrap_or(SerialEnd::None);
                 if let Vm::Created(created) = std::mem::replace(&mut self.vm, Vm::Absent) {
                     let jail = info::jail(&self.children);
                     self.vm = Vm::Live(
                         created,
-                        Box::new(Live { report: *report, paused: false, _serial: serial, jail }),
+                        Box::new(Live {
+                            report: *report,
+                            paused: step == Step::Finish,
+                            _serial: serial,
+                            jail,
+                        }),
                     );
                 }
                 self.boots += 1;
-                self.events.tell("vm", "booted");
+                if step == Step::Boot {
+                    self.events.tell("vm", "booted");
+                }
             }
             (Step::Boot, Err(failure)) => {
                 self.serial_in_boot = None;

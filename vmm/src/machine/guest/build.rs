@@ -16,13 +16,15 @@ use super::bus::{Bus, BusError};
 use super::console::{Console, Ends};
 use super::host::Host;
 use super::regions::{self, RegionError, Regions};
+use super::restore::RestoreError;
+use super::state::Shape;
 use super::vcpus::Vcpus;
 use super::wires::SpiLine;
 use super::{Guest, GuestRam};
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::{MemoryError, MemoryKind};
 use crate::machine::turn::{Descriptors, MissingDescriptor};
-use crate::wire::{Blame, BootReport, BootSpec, MteReport, SerialSpec};
+use crate::wire::{Blame, BootReport, BootSpec, FdSlot, MteReport, SerialSpec, StartSpec};
 
 /// Why a guest could not be built. What was built until then is gone.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,12 @@ pub enum BuildError {
     /// The specification and its descriptors do not fit each other.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
+    /// Nothing to start with.
+    #[error("the machine was to boot and was given no kernel")]
+    NoKernel,
+    /// A snapshot's state.
+    #[error("the snapshot cannot be restored")]
+    Restore(#[from] RestoreError),
     /// A thread, an eventfd, randomness.
     #[error("cannot {what}")]
     Host {
@@ -80,7 +88,8 @@ impl BuildError {
             | Self::Region(RegionError::Short { .. })
             | Self::Kernel(_)
             | Self::Plan(_)
-            | Self::Fdt(_) => Blame::Request,
+            | Self::Fdt(_)
+            | Self::Restore(_) => Blame::Request,
             _ => Blame::Host,
         }
     }
@@ -108,12 +117,12 @@ impl Guest {
         let layout = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
         let layout =
             layout.with_pmem(&regions::sizes(&spec.devices), ipa_bits).map_err(BuildError::PmemLayout)?;
-        let payload = Payload::open(spec, fds, &layout)?;
+        let StartSpec::Kernel { kernel, initramfs, cmdline } = &spec.start else {
+            return Err(BuildError::NoKernel);
+        };
+        let payload = Payload::open(*kernel, *initramfs, fds, &layout)?;
 
-        let kind = MemoryKind { huge_pages: spec.huge_pages && !spec.mte, prefault: spec.prefault };
-        granule_jail::huge_pages(kind.huge_pages)
-            .map_err(|source| BuildError::Host { what: "set the use of huge pages", source })?;
-        let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), kind)?;
+        let (ram, kind) = memory(spec, &layout)?;
         clock.done("memory");
         payload.load(&ram, kind.is_kept_by_writes(host.shmem_huge_pages()))?;
         clock.done("payload");
@@ -133,7 +142,7 @@ impl Guest {
             fdt::build(&fdt::Machine {
                 layout: &layout,
                 topology: spec.cpus.topology.map(topology),
-                cmdline: &spec.cmdline,
+                cmdline,
                 initramfs: payload.plan.initramfs(),
                 serial: console.is_some(),
                 pmu: features.pmu,
@@ -154,15 +163,21 @@ impl Guest {
         if !spec.start_paused {
             vcpus.open();
         }
+        let shape = Shape { ipa_bits, features, mte_level: mte.level, ..Shape::of(spec) };
         let report = BootReport { mte, ipa_bits, devices, phases_us: clock.phases };
-        Ok((Self { vcpus, ended: false, console, bus, _vm: vm, _ram: ram }, report))
+        Ok((Self { vcpus, ended: false, console, bus, shape, vm, ram }, report))
     }
 }
 
 impl Payload {
-    fn open(spec: &BootSpec, fds: &mut Descriptors, layout: &Layout) -> Result<Self, BuildError> {
-        let kernel = File::from(fds.take(spec.kernel)?);
-        let initramfs = spec.initramfs.map(|slot| fds.take(slot)).transpose()?.map(File::from);
+    fn open(
+        kernel: FdSlot,
+        initramfs: Option<FdSlot>,
+        fds: &mut Descriptors,
+        layout: &Layout,
+    ) -> Result<Self, BuildError> {
+        let kernel = File::from(fds.take(kernel)?);
+        let initramfs = initramfs.map(|slot| fds.take(slot)).transpose()?.map(File::from);
         let image = KernelImage::inspect(&kernel)?;
         let size = initramfs.as_ref().map(Initramfs::inspect).transpose()?;
         let plan = BootPlan::new(layout.ram(), &image, size)?;
@@ -179,6 +194,15 @@ impl Payload {
     }
 }
 
+/// Guest memory, fresh.
+pub(super) fn memory(spec: &BootSpec, layout: &Layout) -> Result<(GuestRam, MemoryKind), BuildError> {
+    let kind = MemoryKind { huge_pages: spec.huge_pages && !spec.mte, prefault: spec.prefault };
+    granule_jail::huge_pages(kind.huge_pages)
+        .map_err(|source| BuildError::Host { what: "set the use of huge pages", source })?;
+    let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), kind)?;
+    Ok((ram, kind))
+}
+
 /// The VM in the order that memory tagging demands; the types of `granule_arch::kvm` allow no other.
 fn virtual_machine(
     kvm: &kvm_ioctls::Kvm,
@@ -192,10 +216,11 @@ fn virtual_machine(
     let decided = if mte { new.with_mte()? } else { new.without_mte() };
     let (vm, vcpus) = decided.with_memory(&ram.memory)?.with_vcpus(layout, features)?;
     let vm = vm.with_gic(&vcpus)?;
+    vm.start_counter(&vcpus)?;
     Ok((Arc::new(vm), vcpus))
 }
 
-fn console(
+pub(super) fn console(
     spec: &SerialSpec,
     fds: &mut Descriptors,
     vm: &Arc<Vm>,
@@ -237,17 +262,17 @@ fn seeds() -> io::Result<Seeds> {
 }
 
 /// How long each phase of a build took.
-struct Phases {
+pub(super) struct Phases {
     since: Instant,
-    phases: Vec<(String, u64)>,
+    pub phases: Vec<(String, u64)>,
 }
 
 impl Phases {
-    fn start() -> Self {
+    pub fn start() -> Self {
         Self { since: Instant::now(), phases: Vec::new() }
     }
 
-    fn done(&mut self, phase: &str) {
+    pub fn done(&mut self, phase: &str) {
         let now = Instant::now();
         let micros = u64::try_from(now.duration_since(self.since).as_micros()).unwrap_or(u64::MAX);
         self.phases.push((phase.to_owned(), micros));

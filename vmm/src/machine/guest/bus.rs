@@ -115,7 +115,8 @@ pub(super) struct Attached {
 /// The guest's devices.
 pub struct Bus {
     io: Arc<IoManager>,
-    gpio: Arc<Mutex<Pl061>>,
+    pub(super) gpio: Arc<Mutex<Pl061>>,
+    pub(super) rtc: Arc<Mutex<Pl031>>,
     pub(super) builder: Builder,
     pub(super) devices: BTreeMap<String, Attached>,
 }
@@ -143,11 +144,27 @@ impl Bus {
         fds: &mut Descriptors,
         postman: &Postman,
     ) -> Result<(Self, Vec<DeviceReport>), BusError> {
+        Self::build_as(vm, (ram, regions), layout, console, specs, fds, postman, |_| Ok(()))
+    }
+
+    /// The same, with a say in what the buses are like before devices are put on them.
+    #[allow(clippy::too_many_arguments, reason = "all that a machine has")]
+    pub(super) fn build_as<E: From<BusError>>(
+        vm: &Arc<Vm>,
+        (ram, regions): (&GuestRam, Regions),
+        layout: &Layout,
+        console: Option<&Console>,
+        specs: &[DeviceSpec],
+        fds: &mut Descriptors,
+        postman: &Postman,
+        prepare: impl FnOnce(&[Arc<PciSegment>]) -> Result<(), E>,
+    ) -> Result<(Self, Vec<DeviceReport>), E> {
         let mut io = IoManager::new();
         if let Some(console) = console {
             place(&mut io, "the UART", layout::UART, console.uart.clone())?;
         }
-        place(&mut io, "the clock", layout::RTC, Arc::new(Mutex::new(Pl031::new())))?;
+        let rtc = Arc::new(Mutex::new(Pl031::new()));
+        place(&mut io, "the clock", layout::RTC, rtc.clone())?;
         let gpio = Arc::new(Mutex::new(Pl061::new(SpiLine::new(vm.clone(), GPIO_SPI))));
         place(&mut io, "the power button", layout::GPIO, gpio.clone())?;
 
@@ -156,8 +173,9 @@ impl Bus {
             .iter()
             .map(|segment| segment_at(&mut io, segment))
             .collect::<Result<Vec<_>, _>>()?;
-        let memory = GuestMemory::from(Arc::new(regions.beside(ram)?));
-        let outsiders = GuestMemory::from(Arc::new(regions.beside_for_outsiders(ram)?));
+        let memory = GuestMemory::from(Arc::new(regions.beside(ram).map_err(BusError::from)?));
+        let outsiders =
+            GuestMemory::from(Arc::new(regions.beside_for_outsiders(ram).map_err(BusError::from)?));
         let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
         let postman = postman.try_clone().map_err(BusError::Deadlines)?;
         let routes = MsiRoutes::new(vm.clone());
@@ -166,7 +184,8 @@ impl Bus {
         for segment in &builder.segments {
             builder.add_ports(segment)?;
         }
-        let mut bus = Self { io: Arc::new(io), gpio, builder, devices: BTreeMap::new() };
+        prepare(&builder.segments)?;
+        let mut bus = Self { io: Arc::new(io), gpio, rtc, builder, devices: BTreeMap::new() };
         let reports =
             specs.iter().map(|spec| bus.add(spec, placement::cold(spec), fds)).collect::<Result<_, _>>()?;
         Ok((bus, reports))

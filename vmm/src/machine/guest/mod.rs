@@ -17,6 +17,9 @@ mod hotplug;
 mod interrupts;
 mod placement;
 mod regions;
+mod restore;
+mod save;
+mod state;
 mod vcpus;
 mod wires;
 
@@ -27,6 +30,7 @@ use std::sync::{Arc, PoisonError};
 use granule_arch::kvm::Vm;
 
 pub use host::Host;
+pub use restore::Restoring;
 
 use super::memory::GuestRam;
 use super::turn::Descriptors;
@@ -35,6 +39,7 @@ use bus::{Bus, BusError};
 use console::Console;
 use granule_devices::pci::Release;
 use hotplug::RemoveError;
+use state::Shape;
 use vcpus::{Stuck, Vcpus};
 
 /// A built guest. Fields are dropped in this order.
@@ -44,8 +49,9 @@ pub struct Guest {
     ended: bool,
     console: Option<Console>,
     bus: Bus,
-    _vm: Arc<Vm>,
-    _ram: GuestRam,
+    shape: Shape,
+    vm: Arc<Vm>,
+    ram: GuestRam,
 }
 
 /// Why a device's new process could not be taken up.
@@ -71,9 +77,10 @@ impl Guest {
         self.vcpus.pause()
     }
 
-    /// Lets them run, unless the guest has ended.
+    /// Lets them run, unless the guest has ended; devices that were quiet for a snapshot first.
     pub fn resume(&self) {
         if !self.ended {
+            self.bus.wake();
             self.vcpus.open();
         }
     }

@@ -2,7 +2,7 @@
 //! by these names.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const STACK: usize = 256 * 1024;
 pub struct Vcpus {
     gate: Arc<Gate>,
     kicks: Vec<Arc<Kick>>,
+    /// Each held by its thread but while that stands at the gate.
+    vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -45,8 +47,10 @@ impl Vcpus {
     ) -> io::Result<Self> {
         let gate = Arc::new(Gate::shut(vcpus.len()));
         let kicks = vcpus.iter().map(|vcpu| vcpu.kick().clone()).collect();
-        let mut started = Self { gate: gate.clone(), kicks, threads: Vec::with_capacity(vcpus.len()) };
         let total = vcpus.len();
+        let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
+        let threads = Vec::with_capacity(total);
+        let mut started = Self { gate: gate.clone(), kicks, vcpus: vcpus.clone(), threads };
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let run =
                 Thread { vcpu, index, gate: gate.clone(), bus: bus.clone(), postman: postman.try_clone()? };
@@ -85,6 +89,12 @@ impl Vcpus {
         Err(Stuck)
     }
 
+    /// The vCPUs, which stand at the gate: their states are nobody's to change but the caller's.
+    pub fn standing(&self) -> Result<Vec<MutexGuard<'_, Vcpu>>, Stuck> {
+        self.pause()?;
+        Ok(self.vcpus.iter().map(|vcpu| lock(vcpu)).collect())
+    }
+
     /// Calls all back without waiting.
     pub fn halt(&self) {
         self.gate.shut_now();
@@ -115,9 +125,14 @@ impl Drop for Vcpus {
     }
 }
 
+fn lock(vcpu: &Mutex<Vcpu>) -> MutexGuard<'_, Vcpu> {
+    // A panic aborts the process, so no lock is ever found poisoned.
+    vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// What one thread works with.
 struct Thread {
-    vcpu: Vcpu,
+    vcpu: Arc<Mutex<Vcpu>>,
     index: usize,
     gate: Arc<Gate>,
     bus: Arc<IoManager>,
@@ -125,11 +140,12 @@ struct Thread {
 }
 
 impl Thread {
-    fn run(mut self) {
-        let kick = self.vcpu.kick().clone();
+    fn run(self) {
+        let kick = lock(&self.vcpu).kick().clone();
         let _attached = kick.attach();
         while self.gate.pass() {
-            if let Some(notice) = self.until_gate() {
+            let notice = self.until_gate(&mut lock(&self.vcpu));
+            if let Some(notice) = notice {
                 self.gate.shut_now();
                 self.postman.post(notice);
             }
@@ -139,9 +155,9 @@ impl Thread {
     }
 
     /// Runs the guest until the thread is called back or the guest ends.
-    fn until_gate(&mut self) -> Option<Notice> {
+    fn until_gate(&self, vcpu: &mut Vcpu) -> Option<Notice> {
         loop {
-            match self.vcpu.run() {
+            match vcpu.run() {
                 Ok(Exit::MmioRead { address, data }) => {
                     // Where no device is, a load answers zeros.
                     if self.bus.mmio_read(MmioAddress(address.0), data).is_err() {
@@ -153,7 +169,7 @@ impl Thread {
                     let _ = self.bus.mmio_write(MmioAddress(address.0), data);
                 }
                 Ok(Exit::Undecodable { .. } | Exit::ReadOnly { .. }) => {
-                    if let Err(error) = self.vcpu.inject_data_abort() {
+                    if let Err(error) = vcpu.inject_data_abort() {
                         return Some(self.failed(&error));
                     }
                 }

@@ -1,0 +1,284 @@
+//! The steps of vm.snapshot and vm.restore.
+
+use std::os::fd::AsFd;
+
+use granule_api::config::{MemoryRestoreMode, MteRequest, RestoreConfig, VmConfig, VmSnapshotConfig};
+use granule_api::error::{ApiError, ErrorKind};
+use granule_api::server::Reply;
+use tokio::sync::oneshot;
+
+use super::super::boot::{self, Begin};
+use super::super::create;
+use super::super::plan::{Audience, Plan, Progress, Step};
+use super::super::refusal::{from_failure, refusal};
+use super::super::transfer::{self, Moved, MoverStart, Restore, RestoreError, Save, Transfer};
+use super::super::vm::{MteDecision, Vm};
+use super::{Driver, Event};
+use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
+
+type Answer = oneshot::Sender<Result<Reply, ApiError>>;
+
+impl Driver {
+    /// vm.snapshot.
+    pub(super) fn plan_snapshot(&mut self, body: &VmSnapshotConfig, reply: Answer) {
+        let steps = [
+            Step::Tell("snapshotting"),
+            Step::Stage,
+            Step::Save,
+            Step::Move,
+            Step::Commit,
+            Step::Tell("snapshotted"),
+        ];
+        let transfer = self.admit_snapshot(body);
+        self.begin_transfer("snapshot", &steps, transfer, reply);
+    }
+
+    /// vm.restore.
+    pub(super) fn plan_restore(&mut self, body: &RestoreConfig, reply: Answer) {
+        let mut steps = vec![
+            Step::Tell("restoring"),
+            Step::Open,
+            Step::Adopt,
+            Step::Connect,
+            Step::Rebuild,
+            Step::Move,
+            Step::Finish,
+            Step::Tell("restored"),
+        ];
+        if body.resume {
+            steps.push(Step::Resume);
+        }
+        self.begin_transfer("restore", &steps, admit_restore(body), reply);
+    }
+
+    fn begin_transfer(
+        &mut self,
+        name: &'static str,
+        steps: &[Step],
+        transfer: Result<Transfer, ApiError>,
+        reply: Answer,
+    ) {
+        match transfer {
+            Ok(transfer) => {
+                let mut plan =
+                    Plan::new(name, steps.iter().copied(), Audience::Client(reply, Reply::Empty204));
+                plan.transfer = Some(transfer);
+                self.begin(plan);
+            }
+            Err(error) => {
+                // A client that hung up does not want to know.
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+
+    fn admit_snapshot(&self, body: &VmSnapshotConfig) -> Result<Transfer, ApiError> {
+        let target = transfer::directory("destination_url", &body.destination_url)?;
+        let Vm::Live(created, live) = &self.vm else { return Err(ApiError::not_created()) };
+        if let Some(what) = not_in_a_snapshot(&created.config) {
+            let reason = format!("{what}: a snapshot cannot hold its state yet");
+            return Err(refusal(ErrorKind::BadRequest, "The VM could not be snapshotted").because(reason));
+        }
+        let mut save = Box::new(Save::new(target));
+        let mte = Some(live.report.mte.level).filter(|_| live.report.mte.enabled);
+        save.describe(&created.config, mte).map_err(|error| failed(Step::Stage, &error.into()))?;
+        Ok(Transfer::Save(save))
+    }
+
+    /// Starts a step of a transfer.
+    pub(super) fn start_transfer(&mut self, step: Step, plan: &mut Plan) -> Result<Progress, ApiError> {
+        let Some(transfer) = plan.transfer.take() else {
+            return Err(refusal(ErrorKind::Internal, "a plan without its transfer"));
+        };
+        match (step, transfer) {
+            (Step::Stage, Transfer::Save(save)) => self.on_disk(move || {
+                save.stage().map(Transfer::Save).map_err(|error| {
+                    let blame = error.blame();
+                    Failure::from(error).blamed(blame)
+                })
+            }),
+            (Step::Commit, Transfer::Save(save)) => {
+                self.on_disk(move || save.commit().map(Transfer::Save).map_err(Failure::from))
+            }
+            (Step::Open, Transfer::Restore(restore)) => self.on_disk(move || {
+                let opened = restore.open().map(Transfer::Restore);
+                opened.map_err(|error| Failure::from(error).blamed(Blame::Request))
+            }),
+            (Step::Save, Transfer::Save(mut save)) => {
+                let id = self.link.skip_id();
+                let started = save.start_mover(self.mover_start(id));
+                let (state, mover) = started.map_err(|failure| failed(step, &failure))?;
+                plan.transfer = Some(Transfer::Save(save));
+                let command = Command::Save { state: FdSlot(0), mover: FdSlot(1) };
+                self.command(command, &[state.as_fd(), mover.as_fd()])
+            }
+            (Step::Move, mut transfer) => {
+                let mover = transfer.mover();
+                let progress = match mover.as_mut().map(|mover| (mover.id, mover.result.take())) {
+                    None => return Err(refusal(ErrorKind::Internal, "no mover is at work")),
+                    Some((id, None)) => Progress::Awaits(id),
+                    Some((_, Some(message))) => {
+                        transfer.moved(message).map_err(|failure| failed(step, &failure))?;
+                        *transfer.mover() = None;
+                        Progress::Done
+                    }
+                };
+                plan.transfer = Some(transfer);
+                Ok(progress)
+            }
+            (Step::Adopt, Transfer::Restore(mut restore)) => {
+                let adopted = self.adopt(&mut restore);
+                plan.transfer = Some(Transfer::Restore(restore));
+                adopted.map(|()| Progress::Done)
+            }
+            (Step::Rebuild, Transfer::Restore(restore)) => self.start_rebuild(restore, plan),
+            (Step::Finish, transfer) => {
+                plan.transfer = Some(transfer);
+                self.command(Command::Finish, &[])
+            }
+            _ => Err(refusal(ErrorKind::Internal, "a step of another transfer")),
+        }
+    }
+
+    /// Does work that waits for the disk; the plan goes on when it is done.
+    fn on_disk(
+        &mut self,
+        work: impl FnOnce() -> Result<Transfer, Failure> + Send + 'static,
+    ) -> Result<Progress, ApiError> {
+        let awaited = self.link.skip_id();
+        let post = self.post.clone();
+        tokio::task::spawn_blocking(move || {
+            // The driver is gone only when everything ends.
+            let _ = post.send(Event::Worked(awaited, work()));
+        });
+        Ok(Progress::Awaits(awaited))
+    }
+
+    pub(super) fn on_worked(&mut self, id: u32, worked: Result<Transfer, Failure>) {
+        let outcome = worked.map(|transfer| {
+            if let Some(plan) = self.plan.as_mut() {
+                plan.transfer = Some(transfer);
+            }
+            Outcome::Done
+        });
+        self.on_reply(id, outcome);
+    }
+
+    pub(super) fn on_moved(&mut self, moved: Moved) {
+        let Moved { id, message } = moved;
+        let Some(plan) = self.plan.as_mut() else { return };
+        let Some(transfer) = plan.transfer.as_mut() else { return };
+        let Some(mover) = transfer.mover().as_mut().filter(|mover| mover.id == id) else { return };
+        let awaited = plan.awaiting.is_some_and(|(_, awaited)| awaited == id);
+        if !awaited {
+            mover.result = Some(message);
+            return;
+        }
+        let outcome = transfer.moved(message).map(|()| Outcome::Done);
+        *transfer.mover() = None;
+        self.on_reply(id, outcome);
+    }
+
+    fn mover_start(&self, id: u32) -> MoverStart<'_> {
+        MoverStart {
+            executable: self.children.executable(),
+            seccomp: self.children.seccomp(),
+            id,
+            post: self.post.clone(),
+        }
+    }
+
+    /// Makes the snapshot's configuration this VM's, if it can run here.
+    fn adopt(&mut self, restore: &mut Restore) -> Result<(), ApiError> {
+        let Some(opened) = &mut restore.opened else {
+            return Err(refusal(ErrorKind::Internal, "no snapshot was opened"));
+        };
+        let mut config = opened.config.clone();
+        if restore.prefault {
+            config.memory.prefault = true;
+        }
+        let asked = config.cpus.features.mte.unwrap_or(self.defaults.mte);
+        if asked == MteRequest::Auto && opened.manifest.mte.is_none() {
+            // A machine that did without stays without, wherever it goes.
+            config.cpus.features.mte = Some(MteRequest::Off);
+        }
+        let refused = |error: RestoreError| failed(Step::Open, &Failure::from(error).blamed(Blame::Request));
+        if let Some(host) = self.host.report() {
+            let off = config.cpus.features.mte.unwrap_or(self.defaults.mte) == MteRequest::Off;
+            opened.check(host, !off).map_err(refused)?;
+        }
+        let mut created = create::create(config, &self.defaults, &self.host)?;
+        if asked == MteRequest::Auto {
+            // As it was asked, not as it was decided.
+            created.config.cpus.features.mte.clone_from(&opened.config.cpus.features.mte);
+        }
+        if let Some(host) = self.host.report() {
+            opened.check(host, created.mte == MteDecision::On).map_err(refused)?;
+        }
+        self.vm = Vm::Created(Box::new(created));
+        Ok(())
+    }
+
+    fn start_rebuild(&mut self, mut restore: Box<Restore>, plan: &mut Plan) -> Result<Progress, ApiError> {
+        let id = self.link.skip_id();
+        let opened = restore.opened.take();
+        plan.transfer = Some(Transfer::Restore(restore));
+        let Some(opened) = opened else { return Err(refusal(ErrorKind::Internal, "no snapshot was opened")) };
+        let started = opened.start_mover(self.mover_start(id));
+        let (mover, state, machines) = started.map_err(|failure| failed(Step::Rebuild, &failure))?;
+        if let Some(transfer) = plan.transfer.as_mut() {
+            *transfer.mover() = Some(mover);
+        }
+        let Vm::Created(created) = &mut self.vm else {
+            return Err(refusal(ErrorKind::WrongState, "VM is not in a state to be restored"));
+        };
+        let begin = Begin::Snapshot { state, mover: machines };
+        let prepared = boot::prepare(created, &mut self.children, &mut self.connections, &self.post, begin);
+        let boot::Prepared { spec, fds, serial } =
+            prepared.map_err(|error| error.into_api(Step::Rebuild.failure()))?;
+        self.serial_in_boot = Some(serial);
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        self.command(Command::Boot(Box::new(spec)), &borrowed)
+    }
+
+    /// A restore that failed leaves no machine, as there was none before.
+    pub(super) fn undo_restore(&mut self, plan: &Plan) {
+        if plan.name != "restore" {
+            return;
+        }
+        self.serial_in_boot = None;
+        self.children.expect_end();
+        self.send_unawaited(Command::Stop, &[]);
+        self.children.end_all();
+        self.vm = Vm::Absent;
+    }
+}
+
+fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
+    let RestoreConfig { source_url, prefault, memory_restore_mode, resume: _, net_fds, zone_updates } = body;
+    let source = transfer::directory("source_url", source_url)?;
+    let unbuilt = [
+        (*memory_restore_mode == MemoryRestoreMode::OnDemand, "memory_restore_mode: OnDemand"),
+        (!net_fds.is_empty(), "net_fds"),
+        (!zone_updates.is_empty(), "zone_updates"),
+    ];
+    if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
+        let reason = format!("{what}: not supported by this version");
+        return Err(refusal(ErrorKind::BadRequest, "The VM could not be restored").because(reason));
+    }
+    Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault))))
+}
+
+/// What of a configuration has state that no snapshot holds.
+fn not_in_a_snapshot(config: &VmConfig) -> Option<&'static str> {
+    let parts = [
+        (!config.pmem.is_empty(), "pmem"),
+        (!config.fs.is_empty(), "fs"),
+        (!config.generic_vhost_user.is_empty(), "generic_vhost_user"),
+    ];
+    parts.into_iter().find(|(there, _)| *there).map(|(_, name)| name)
+}
+
+fn failed(step: Step, failure: &Failure) -> ApiError {
+    from_failure(step.failure(), failure)
+}

@@ -1,0 +1,125 @@
+//! The mover as control sees it: started for one job, told what to do, listened to, ended with the job.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use granule_jail::{Child, Executable, SeccompMode, Spawn};
+use granule_snapshot::memory::MemoryFiles;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+
+use crate::control::driver::Event;
+use crate::wire::{Channel, ChannelError, Failure, FdSlot, FileSlots, FromMover, MoverOrder};
+
+/// A mover's last word.
+#[derive(Debug)]
+pub struct Moved {
+    /// The id under which it was started.
+    pub id: u32,
+    /// What became of the job.
+    pub message: FromMover,
+}
+
+/// What a mover is started with.
+#[derive(Debug)]
+pub struct MoverStart<'a> {
+    /// Our own binary.
+    pub executable: &'a Executable,
+    /// What seccomp does in it.
+    pub seccomp: SeccompMode,
+    /// What its last word is told under.
+    pub id: u32,
+    /// Where that goes.
+    pub post: mpsc::UnboundedSender<Event>,
+}
+
+/// A mover at work. Dropping it ends it.
+#[derive(Debug)]
+pub struct Mover {
+    /// The id under which it was started.
+    pub id: u32,
+    /// Its last word, once there is one.
+    pub result: Option<FromMover>,
+    child: Child,
+    listener: tokio::task::JoinHandle<()>,
+}
+
+impl Mover {
+    /// Starts it with its order. Descriptors in `fds` are those that the order numbers.
+    pub fn start(start: MoverStart<'_>, order: &MoverOrder, fds: &[BorrowedFd<'_>]) -> Result<Self, Failure> {
+        let MoverStart { executable, seccomp, id, post } = start;
+        let (ours, theirs) = Channel::pair()?;
+        let mut spawn = Spawn::new(executable, "granule-mover");
+        let number = spawn.descriptor(theirs.as_fd()).to_string();
+        spawn.argument("mover").argument("--fd").argument(number);
+        spawn.argument("--seccomp").argument(seccomp.to_string());
+        let child = spawn.start()?;
+        drop(theirs);
+        ours.send(order, fds)?;
+        let ours = ours.into_nonblocking()?;
+        // SAFETY: the registration owns the channel, and `Channel` never changes its descriptor.
+        let channel = unsafe { AsyncFd::register(ours)? };
+        let listener = tokio::spawn(async move {
+            let message = last_word(&channel).await;
+            // The driver is gone only when everything ends.
+            let _ = post.send(Event::Moved(Moved { id, message }));
+        });
+        tracing::info!(pid = child.pid(), "mover started");
+        Ok(Self { id, result: None, child, listener })
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        self.listener.abort();
+        // SIGKILL cannot be refused, so this takes no time worth the name.
+        if let Err(error) = self.child.kill().and_then(|()| self.child.wait()) {
+            tracing::warn!(%error, "the mover could not be ended");
+        }
+    }
+}
+
+async fn last_word(channel: &AsyncFd<Channel>) -> FromMover {
+    loop {
+        match receive(channel).await {
+            Ok(FromMover::Progress { done, of }) => tracing::debug!(done, of, "pages moved"),
+            Ok(last) => return last,
+            Err(ChannelError::Closed) => {
+                return FromMover::Failed(Failure::of("the process that moves memory died"));
+            }
+            Err(error) => return FromMover::Failed(error.into()),
+        }
+    }
+}
+
+async fn receive(channel: &AsyncFd<Channel>) -> Result<FromMover, ChannelError> {
+    loop {
+        let mut ready = channel.readable().await.map_err(ChannelError::Io)?;
+        match ready.get_inner().receive() {
+            Ok(received) => return Ok(received.message),
+            Err(ChannelError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Adds the files of a snapshot to the descriptors of an order.
+pub(super) fn files_of<'a>(files: &'a MemoryFiles<File>, fds: &mut Vec<BorrowedFd<'a>>) -> FileSlots {
+    let mut add = |file: &'a File| {
+        fds.push(file.as_fd());
+        // The channel refuses more than 253.
+        FdSlot(u8::try_from(fds.len() - 1).unwrap_or(u8::MAX))
+    };
+    FileSlots {
+        memory: add(&files.memory),
+        pages: add(&files.pages),
+        tags: files.tags.as_ref().map(&mut add),
+    }
+}
+
+/// The two ends of a socket between mover and machine; neither stays here.
+pub(super) fn between() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (one, other) = Channel::pair()?;
+    Ok((one.into(), other.into()))
+}

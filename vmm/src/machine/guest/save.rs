@@ -1,0 +1,149 @@
+//! Saving a guest that stands still: devices quiet, tables flushed to guest memory, then everything read.
+//!
+//! ```text
+//!  vCPUs at the gate ─► devices quiet ─► GIC and ITS tables ─► state.json ─► memory's file to the mover
+//! ```
+//! Nothing of the guest changes by it but that its devices stay quiet until it resumes; so a failure at any point leaves
+//! a guest that can be resumed or saved again.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use granule_arch::kvm::KvmError;
+use granule_devices::virtio::{Fault, StateError as DeviceError};
+use granule_snapshot::state::{StateError, StateWriter};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::bus::{Attached, Bus, lock};
+use super::state::{self, DeviceState, VERSION};
+use super::vcpus::Stuck;
+use super::{Guest, GuestRam};
+use crate::wire::{Channel, ChannelError, SharedMemory, SharedRegion};
+
+/// Why a guest could not be saved.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// It has ended.
+    #[error("the guest has ended")]
+    Ended,
+    /// A vCPU runs.
+    #[error(transparent)]
+    Stuck(#[from] Stuck),
+    /// A device would not be quiet.
+    #[error("device {id:?} does not stop")]
+    Busy {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: Fault,
+    },
+    /// A device's state.
+    #[error("device {id:?}")]
+    Device {
+        /// Which.
+        id: String,
+        /// Why.
+        #[source]
+        source: DeviceError,
+    },
+    /// KVM's part.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// What was read cannot be written down.
+    #[error("the machine's state cannot be written")]
+    State(#[from] StateError),
+    /// The file for it.
+    #[error("the machine's state cannot be passed on")]
+    File(#[source] io::Error),
+    /// The mover.
+    #[error("guest memory cannot be passed on")]
+    Memory(#[from] ShareError),
+}
+
+/// Why guest memory could not be passed to the mover.
+#[derive(Debug, thiserror::Error)]
+pub enum ShareError {
+    /// Memory that is no file.
+    #[error("the guest memory at {0:#x} is no file")]
+    NoFile(u64),
+    /// The socket.
+    #[error("the mover cannot be reached")]
+    Mover(#[from] ChannelError),
+}
+
+impl Guest {
+    /// Writes its state to `state` and passes its memory to the mover.
+    pub fn save(&self, state: OwnedFd, mover: OwnedFd) -> Result<(), SaveError> {
+        if self.ended {
+            return Err(SaveError::Ended);
+        }
+        let vcpus = self.vcpus.standing()?;
+        self.bus.quiesce()?;
+        let gic = self.vm.gic();
+        gic.save_tables()?;
+        let mut writer = StateWriter::default();
+        writer.add(state::MACHINE, "", VERSION, &self.shape)?;
+        for (index, vcpu) in vcpus.iter().enumerate() {
+            writer.add(state::VCPU, &index.to_string(), VERSION, &vcpu.save()?)?;
+        }
+        writer.add(state::GIC, "", VERSION, &gic.save(self.shape.vcpus)?)?;
+        writer.add(state::ITS, "", VERSION, &gic.save_its()?)?;
+        if let Some(console) = &self.console {
+            writer.add(state::UART, "", VERSION, &lock(&console.uart).save())?;
+        }
+        self.bus.save(&mut writer)?;
+        File::from(state).write_all_at(&writer.encode()?, 0).map_err(SaveError::File)?;
+        Ok(share(&self.ram, mover)?)
+    }
+}
+
+/// Passes guest memory to the mover.
+pub(super) fn share(ram: &GuestRam, mover: OwnedFd) -> Result<(), ShareError> {
+    let mut regions = Vec::new();
+    let mut files = Vec::new();
+    for region in ram.memory.iter() {
+        let gpa = region.start_addr().raw_value();
+        let file = region.file_offset().ok_or(ShareError::NoFile(gpa))?;
+        regions.push(SharedRegion { gpa, size: region.len(), offset: file.start() });
+        files.push(file.file().as_fd());
+    }
+    Ok(Channel::from_fd(mover).send(&SharedMemory { regions }, &files)?)
+}
+
+impl Bus {
+    /// Has every device stop where it is.
+    fn quiesce(&self) -> Result<(), SaveError> {
+        for (id, attached) in &self.devices {
+            let quiet = lock(&attached.device).quiesce();
+            quiet.map_err(|source| SaveError::Busy { id: id.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Lets those that are quiet go on. One that cannot is replaced as after a death.
+    pub(super) fn wake(&self) {
+        for (id, attached) in &self.devices {
+            if let Err(error) = lock(&attached.device).wake() {
+                tracing::warn!(id, error = &error as &dyn std::error::Error, "a device cannot go on");
+            }
+        }
+    }
+
+    fn save(&self, writer: &mut StateWriter) -> Result<(), SaveError> {
+        writer.add(state::CLOCK, "", VERSION, &lock(&self.rtc).save())?;
+        writer.add(state::GPIO, "", VERSION, &lock(&self.gpio).save())?;
+        for segment in &self.builder.segments {
+            let number = segment.layout().number.to_string();
+            writer.add(state::SEGMENT, &number, VERSION, &segment.save_bridges())?;
+        }
+        for (id, Attached { device, segment, place }) in &self.devices {
+            let saved = lock(device).save();
+            let virtio = saved.map_err(|source| SaveError::Device { id: id.clone(), source })?;
+            writer.add(state::VIRTIO, id, VERSION, &DeviceState::new(*segment, *place, virtio))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Guest memory as the mover sees it: a plain mapping for data, a window for tags.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use granule_snapshot::file::ReadAt;
+use granule_snapshot::layout::{Layout, LayoutError, PageSize, Region};
+use rustix::mm::{Advice, madvise};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+
+use super::tags::{TagError, Tags};
+use crate::wire::{Channel, ChannelError, Received, SharedMemory, SharedRegion};
+
+/// Why guest memory cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The socket of the machine.
+    #[error("the machine has not passed guest memory")]
+    Machine(#[source] ChannelError),
+    /// Not as many files as regions.
+    #[error("the machine has passed {files} files for {regions} regions of memory")]
+    Files {
+        /// Descriptors.
+        files: usize,
+        /// Regions.
+        regions: usize,
+    },
+    /// Regions that are none.
+    #[error("guest memory cannot be in a snapshot")]
+    Layout(#[from] LayoutError),
+    /// A page size that no snapshot can have.
+    #[error("the host has pages of {0} bytes")]
+    PageSize(usize),
+    /// A mapping.
+    #[error("cannot map guest memory at {gpa:#x}")]
+    Map {
+        /// Where the guest has it.
+        gpa: u64,
+        /// Why not.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// The kernel's, from what it gave the process at its start: the jail has no file to ask.
+fn page_size() -> usize {
+    // SAFETY: takes a number, returns a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    usize::try_from(bytes).unwrap_or_default()
+}
+
+/// One region, mapped.
+struct Mapped {
+    /// The number of its first page, among those of all regions.
+    first: u64,
+    pages: u64,
+    file: Arc<File>,
+    offset: u64,
+    data: MmapRegion<()>,
+    tags: Option<Tags>,
+}
+
+/// All of it.
+pub struct GuestPages {
+    layout: Layout,
+    regions: Vec<Mapped>,
+    granules: Vec<u8>,
+}
+
+impl GuestPages {
+    /// Takes what the machine passes; `tags`: with a window on the tags.
+    pub fn receive(machine: OwnedFd, tags: bool) -> Result<Self, MemoryError> {
+        let channel = Channel::from_fd(machine);
+        let Received { message, fds } = channel.receive::<SharedMemory>().map_err(MemoryError::Machine)?;
+        let SharedMemory { regions } = message;
+        if regions.len() != fds.len() {
+            return Err(MemoryError::Files { files: fds.len(), regions: regions.len() });
+        }
+        let bytes = page_size();
+        let page_size = PageSize::from_bytes(bytes as u64).ok_or(MemoryError::PageSize(bytes))?;
+        let listed = regions.iter().map(|&SharedRegion { gpa, size, .. }| Region { gpa, size }).collect();
+        let layout = Layout::new(page_size, listed)?;
+        let mut first = 0;
+        let mut mapped = Vec::with_capacity(regions.len());
+        for (region, fd) in regions.into_iter().zip(fds) {
+            let pages = region.size / bytes as u64;
+            let failed = |source| MemoryError::Map { gpa: region.gpa, source };
+            mapped.push(Mapped::new(region, first, pages, Arc::new(File::from(fd)), tags).map_err(failed)?);
+            first += pages;
+        }
+        Ok(Self { granules: vec![0; page_size.granules()], layout, regions: mapped })
+    }
+
+    /// The regions.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The first page from `from` on that is not a hole: holes have neither data nor tags, and a look at one would fill it.
+    pub fn next(&self, from: u64) -> io::Result<Option<u64>> {
+        let size = self.layout.page_size().bytes() as u64;
+        for region in self.regions.iter().filter(|region| region.first + region.pages > from) {
+            let begin = region.offset + from.saturating_sub(region.first) * size;
+            let Some(found) = region.file.next_data(begin)? else { continue };
+            let page = region.first + (found - region.offset) / size;
+            if page < region.first + region.pages {
+                return Ok(Some(page));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies a page's data.
+    pub fn read_data(&self, page: u64, data: &mut [u8]) -> io::Result<()> {
+        let (region, offset) = self.place(page)?;
+        region.data.as_volatile_slice().read_slice(data, offset).map_err(io::Error::other)
+    }
+
+    /// Copies a page's tags, packed.
+    pub fn read_tags(&mut self, page: u64, packed: &mut [u8]) -> io::Result<()> {
+        let mut granules = std::mem::take(&mut self.granules);
+        let read = self.place(page).and_then(|(region, offset)| match &region.tags {
+            Some(tags) => tags.read(offset, &mut granules).map_err(io::Error::other),
+            None => {
+                granules.fill(0);
+                Ok(())
+            }
+        });
+        for (byte, pair) in packed.iter_mut().zip(granules.as_chunks::<2>().0) {
+            *byte = pair[0] & 0xf | pair[1] << 4;
+        }
+        self.granules = granules;
+        read
+    }
+
+    /// Sets a page's data.
+    pub fn write_data(&self, page: u64, data: &[u8]) -> io::Result<()> {
+        let (region, offset) = self.place(page)?;
+        region.data.as_volatile_slice().write_slice(data, offset).map_err(io::Error::other)
+    }
+
+    /// Sets a page's tags.
+    pub fn write_tags(&mut self, page: u64, packed: &[u8]) -> io::Result<()> {
+        let mut granules = std::mem::take(&mut self.granules);
+        for (pair, byte) in granules.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
+            *pair = [byte & 0xf, byte >> 4];
+        }
+        let written = self.place(page).and_then(|(region, offset)| match &region.tags {
+            Some(tags) => tags.write(offset, &granules).map_err(io::Error::other),
+            None => Err(io::Error::other("guest memory was mapped without its tags")),
+        });
+        self.granules = granules;
+        written
+    }
+
+    /// Where a page is.
+    fn place(&self, page: u64) -> io::Result<(&Mapped, usize)> {
+        let region = self.regions.iter().find(|region| page < region.first + region.pages);
+        let region = region.filter(|region| page >= region.first).ok_or(io::ErrorKind::InvalidInput)?;
+        // Cannot truncate: the region is mapped.
+        Ok((region, (page - region.first) as usize * self.layout.page_size().bytes()))
+    }
+}
+
+impl Mapped {
+    fn new(
+        region: SharedRegion,
+        first: u64,
+        pages: u64,
+        file: Arc<File>,
+        tags: bool,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let SharedRegion { size, offset, .. } = region;
+        let length = usize::try_from(size)?;
+        let data = MmapRegion::from_file(FileOffset::from_arc(file.clone(), offset), length)?;
+        // SAFETY: the range is exactly the mapping that `data` owns; the advice keeps its contents.
+        match unsafe { madvise(data.as_ptr().cast(), length, Advice::LinuxNoHugepage) } {
+            // A kernel without huge pages does not know the advice, and needs none.
+            Err(errno) if errno != rustix::io::Errno::INVAL => return Err(errno.into()),
+            _ => {}
+        }
+        let tags =
+            tags.then(|| Tags::map(&file, offset, length)).transpose().map_err(Box::<TagError>::from)?;
+        Ok(Self { first, pages, file, offset, data, tags })
+    }
+}
