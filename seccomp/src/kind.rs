@@ -25,6 +25,8 @@ pub enum DeviceKind {
     Rng,
     /// virtio-pmem.
     Pmem,
+    /// virtio-vsock.
+    Vsock,
 }
 
 /// A thread of the machine with a table narrower than its process's.
@@ -40,13 +42,14 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Machine,
         Self::Control,
         Self::Mover,
         Self::Device(DeviceKind::Blk),
         Self::Device(DeviceKind::Rng),
         Self::Device(DeviceKind::Pmem),
+        Self::Device(DeviceKind::Vsock),
     ];
 }
 
@@ -81,6 +84,7 @@ impl Kind {
             Self::Process(JailKind::Mover) => "mover",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
+            Self::Process(JailKind::Device(DeviceKind::Vsock)) => "vsock",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",

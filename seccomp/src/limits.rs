@@ -52,6 +52,14 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
             (Resource::Nice, 0),
             (Resource::Rtprio, 0),
         ],
+        // As above, and the most connections, half-open clients and wishes that it has at once.
+        JailKind::Device(DeviceKind::Vsock) => &[
+            (Resource::Nofile, 1024),
+            (Resource::Memlock, 0),
+            (Resource::Msgqueue, 0),
+            (Resource::Nice, 0),
+            (Resource::Rtprio, 0),
+        ],
     }
 }
 

@@ -33,7 +33,7 @@ pub use action::{
 };
 pub use check::{
     Checked, ConfigError, Cpus, Disk, Fault, Fs, GenericVhostUser, Limits, Memory, Output, Payload, PciPlace,
-    Pmem, Rng, check, check_disk, names,
+    Pmem, Rng, Vsock, check, check_disk, names,
 };
 pub use console::{ConsoleConfig, DebugConsoleConfig, Mode, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuTopology, CpusConfig, MteRequest};

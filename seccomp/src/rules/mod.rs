@@ -12,6 +12,7 @@ mod serial_writer;
 #[cfg(test)]
 mod tests;
 mod vcpu;
+mod vsock;
 
 use crate::kind::{DeviceKind, JailKind, Kind, ThreadKind};
 use crate::rule::Rule;
@@ -58,6 +59,9 @@ impl Table {
             Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
             Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
                 &[runtime::RUNTIME, device::BACK_END, device::PMEM]
+            }
+            Kind::Process(JailKind::Device(DeviceKind::Vsock)) => {
+                &[runtime::RUNTIME, device::BACK_END, vsock::VSOCK]
             }
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {

@@ -160,12 +160,15 @@ impl Children {
         }
         for argument in &recipe.arguments {
             match argument {
-                Argument::Text(text) => spawn.argument(text),
+                Argument::Text(text) => {
+                    spawn.argument(text);
+                }
                 Argument::Fd(flag, fd) => {
                     let number = spawn.descriptor(fd.as_fd()).to_string();
-                    spawn.argument(flag).argument(number)
+                    spawn.argument(flag).argument(number);
                 }
-            };
+                Argument::Kept(_) => {}
+            }
         }
         let child = spawn.start().map_err(|source| SpawnError { id: id.clone(), source: source.into() })?;
         let child = Arc::new(child);

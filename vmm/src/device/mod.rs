@@ -11,6 +11,7 @@
 mod blk;
 mod pmem;
 mod rng;
+mod vsock;
 
 use std::error::Error;
 use std::io;
@@ -39,6 +40,8 @@ enum Kind {
     Rng(rng::Args),
     /// virtio-pmem: an image as memory
     Pmem(pmem::Args),
+    /// virtio-vsock: sockets between guest and host
+    Vsock(vsock::Args),
 }
 
 /// What every kind has.
@@ -62,8 +65,10 @@ struct Common {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// The socket.
-    #[error("--socket: cannot listen on {path:?}")]
+    #[error("{flag}: cannot listen on {path:?}")]
     Listen {
+        /// The flag that names it.
+        flag: &'static str,
         /// Path as given.
         path: PathBuf,
         /// The system's answer.
@@ -105,6 +110,9 @@ pub enum DeviceError {
     /// Getting memory ready.
     #[error("the memory of the device could not be filled")]
     Load(#[source] granule_devices::pmem::LoadError),
+    /// What it works on.
+    #[error("cannot prepare what the device works on")]
+    Prepare(#[source] io::Error),
     /// Serving.
     #[error("the device stopped")]
     Serve(#[source] ServeError),
@@ -116,6 +124,7 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
         Kind::Blk(args) => blk::run(args),
         Kind::Rng(args) => rng::run(args),
         Kind::Pmem(args) => pmem::run(args),
+        Kind::Vsock(args) => vsock::run(args),
     }
 }
 
@@ -130,7 +139,7 @@ impl Common {
     ) -> Result<ExitCode, DeviceError> {
         let endpoint = match (self.fd, &self.socket) {
             (Some(number), _) => Endpoint::Connected(UnixStream::from(take(number)?)),
-            (None, path) => Endpoint::Listening(listen(path.clone().unwrap_or_default())?),
+            (None, path) => Endpoint::Listening(listen("--socket", path.clone().unwrap_or_default())?),
         };
         let orders = self.orders_fd.map(take).transpose()?;
         let mode = self.seccomp;
@@ -144,8 +153,8 @@ impl Common {
     }
 }
 
-fn listen(path: PathBuf) -> Result<UnixListener, DeviceError> {
-    UnixListener::bind(&path).map_err(|source| DeviceError::Listen { path, source })
+fn listen(flag: &'static str, path: PathBuf) -> Result<UnixListener, DeviceError> {
+    UnixListener::bind(&path).map_err(|source| DeviceError::Listen { flag, path, source })
 }
 
 /// The descriptor of this number, which was inherited for us.

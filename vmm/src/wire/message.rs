@@ -226,6 +226,8 @@ pub enum DeviceKind {
     Rng,
     /// Persistent memory.
     Pmem,
+    /// Sockets between guest and host.
+    Vsock,
 }
 
 impl DeviceKind {
@@ -235,6 +237,7 @@ impl DeviceKind {
             Self::Blk => "blk",
             Self::Rng => "rng",
             Self::Pmem => "pmem",
+            Self::Vsock => "vsock",
         }
     }
 }

@@ -14,6 +14,7 @@ mod places;
 mod pmem;
 #[cfg(test)]
 mod tests;
+mod vsock;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub use external::{Fs, GenericVhostUser};
 pub use output::Output;
 pub use places::{PciPlace, names};
 pub use pmem::Pmem;
+pub use vsock::Vsock;
 
 /// What the host and the build allow.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,8 @@ pub struct Checked {
     pub generic_vhost_user: Vec<GenericVhostUser>,
     /// Persistent memory.
     pub pmem: Vec<Pmem>,
+    /// Sockets between guest and host.
+    pub vsock: Option<Vsock>,
     /// PCI segments, 1 or more.
     pub pci_segments: u16,
 }
@@ -148,6 +152,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         external::generic(field, device, pci_segments)
     })?;
     let pmem = pmem::check(&config.pmem, pci_segments)?;
+    let vsock = config.vsock.as_ref().map(|raw| vsock::vsock(raw, pci_segments)).transpose()?;
     places::unique_ids(config)?;
     Ok(Checked {
         cpus,
@@ -160,6 +165,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         pmem,
         fs,
         generic_vhost_user,
+        vsock,
         pci_segments,
     })
 }

@@ -10,9 +10,13 @@ mod external;
 mod ids;
 mod pmem;
 mod rng;
+mod vsock;
 
+use std::fmt::Debug;
 use std::fs::File;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use granule_api::config::{Checked, PciPlace, VmConfig};
 
@@ -32,6 +36,17 @@ pub enum PlanError {
     /// The program that serves it.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// A socket that is listened on for it.
+    #[error("{field}: cannot listen on {path:?}")]
+    Listen {
+        /// Field of the request.
+        field: &'static str,
+        /// Path as given.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// A device of the configuration, ready to be given to `machine`.
@@ -95,6 +110,9 @@ pub enum Argument {
     Text(String),
     /// A flag whose value is the number that the descriptor has in the process.
     Fd(&'static str, OwnedFd),
+    /// Nothing for the process: what lives as long as its device does.
+    #[expect(dead_code, reason = "it is only dropped")]
+    Kept(Box<dyn Debug + Send>),
 }
 
 impl Argument {
@@ -128,6 +146,9 @@ pub fn plan(
     }
     for (index, device) in checked.generic_vhost_user.iter().enumerate() {
         devices.push(Device::Outside(external::generic(index, config, device, ids, connections)?));
+    }
+    if let Some(vsock) = &checked.vsock {
+        devices.push(Device::Ours(vsock::plan(config, vsock, ids)?));
     }
     Ok(devices)
 }

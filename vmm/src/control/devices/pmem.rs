@@ -183,6 +183,7 @@ mod tests {
             let flags = arguments.iter().filter_map(|argument| match argument {
                 Argument::Fd(flag, _) => Some((*flag).to_owned()),
                 Argument::Text(text) => Some(text.clone()).filter(|text| text == "--write-back"),
+                Argument::Kept(_) => None,
             });
             (region.read_only, flags.collect::<Vec<_>>().join(" "))
         };

@@ -343,6 +343,7 @@ fn config_size(kind: DeviceKind) -> usize {
         DeviceKind::Blk => granule_devices::blk::CONFIG_SIZE,
         DeviceKind::Rng => 0,
         DeviceKind::Pmem => pmem::CONFIG_SIZE,
+        DeviceKind::Vsock => granule_devices::vsock::CONFIG_SIZE,
     }
 }
 
@@ -358,6 +359,7 @@ fn type_of(kind: DeviceKind) -> DeviceType {
         DeviceKind::Blk => DeviceType::Block,
         DeviceKind::Rng => DeviceType::Rng,
         DeviceKind::Pmem => DeviceType::Pmem,
+        DeviceKind::Vsock => DeviceType::Vsock,
     }
 }
 
