@@ -20,7 +20,7 @@ pub fn kernel() -> PathBuf {
     PathBuf::from(path)
 }
 
-/// A driver module of the guest kernel's package, as in `input/evdev`.
+/// A module of the guest kernel's package: a driver, as in `input/evdev`, or any, as in `net/core/failover`.
 ///
 /// # Panics
 /// If the package has none of this name.
@@ -28,7 +28,10 @@ pub fn driver(name: &str) -> PathBuf {
     let trees = kernel().with_file_name("lib").join("modules");
     let releases = fs::read_dir(&trees).into_iter().flatten().flatten();
     let mut files = releases.flat_map(|release| {
-        ["ko", "ko.xz"].map(|ending| release.path().join(format!("kernel/drivers/{name}.{ending}")))
+        let places = [format!("kernel/drivers/{name}.ko"), format!("kernel/{name}.ko")];
+        places
+            .into_iter()
+            .flat_map(move |place| ["", ".xz"].map(|end| release.path().join(format!("{place}{end}"))))
     });
     files.find(|file| file.exists()).unwrap_or_else(|| panic!("no driver {name} under {}", trees.display()))
 }

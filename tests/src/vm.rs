@@ -18,10 +18,21 @@ pub const MIB: u64 = 1 << 20;
 const DRIVERS: &[&str] = &["char/hw_random/virtio-rng", "input/evdev", "block/virtio_blk"];
 
 /// Modules that the guest's first program loads only where a check needs them, by folder.
-const LATER: &[(&str, &[&str])] = &[(
-    "pmem-modules",
-    &["nvdimm/libnvdimm", "nvdimm/nd_btt", "nvdimm/nd_pmem", "nvdimm/nd_virtio", "nvdimm/virtio_pmem"],
-)];
+const LATER: &[(&str, &[&str])] = &[
+    (
+        "pmem-modules",
+        &["nvdimm/libnvdimm", "nvdimm/nd_btt", "nvdimm/nd_pmem", "nvdimm/nd_virtio", "nvdimm/virtio_pmem"],
+    ),
+    (
+        "vsock",
+        &[
+            "net/vmw_vsock/vsock",
+            "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+            "net/vmw_vsock/vmw_vsock_virtio_transport",
+        ],
+    ),
+    ("tcp", &["net/core/failover", "net/net_failover", "net/virtio_net"]),
+];
 
 /// What is to be booted: the body of `vm.create`, and what goes into the initramfs.
 #[derive(Debug, Clone)]

@@ -7,12 +7,15 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost_user_backend::{VringMutex, VringT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
-use super::driver::{BUFFERS, Driver, NEXT, SIZE, WRITE, guest_memory};
+use super::driver::{Driver, NEXT, RAM, SIZE, WRITE, guest_memory};
 use crate::serve::{Device, Memory, Progress, RingFault, Wake};
 use crate::virtio::GuestMemory;
 
 /// Bytes of a buffer, as Linux has them.
 pub(crate) const BUFFER: u64 = 4096;
+
+/// Where they begin: behind the rings of as many queues as a test may want.
+const BENCH_BUFFERS: u64 = RAM + 0x4_0000;
 
 /// A device and its queues.
 pub(crate) struct Bench<D> {
@@ -149,7 +152,7 @@ impl BenchQueue {
         ring.set_queue_info(descriptors, available, used).unwrap();
         ring.set_queue_ready(true);
         ring.set_enabled(true);
-        let buffers = BUFFERS + u64::from(index) * u64::from(SIZE) * BUFFER;
+        let buffers = BENCH_BUFFERS + u64::from(index) * u64::from(SIZE) * BUFFER;
         Self { ring, driver, buffers, offered: 0, seen: 0 }
     }
 

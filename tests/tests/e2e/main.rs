@@ -19,6 +19,7 @@ mod pmem;
 mod selftests;
 mod serial;
 mod snapshot;
+mod vsock;
 mod wire;
 
 use std::sync::LazyLock;

@@ -21,6 +21,7 @@ mod checks;
 mod keep;
 mod params;
 mod serve;
+mod streams;
 mod sys;
 mod tags;
 mod victim;

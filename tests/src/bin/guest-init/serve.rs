@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::system::RebootCommand;
 
-use crate::{checks, say, sys};
+use crate::{checks, say, streams, sys};
 
 /// Carries out `what` of `granule.then=`; it never returns.
 ///
@@ -41,7 +41,7 @@ pub fn act(what: &str) -> ! {
     }
 }
 
-/// Commands from the console, one a line: `run NAME…`, `keep THREADS`, `echo TEXT`, or a word of [`act`].
+/// Commands from the console, one a line: `run NAME…`, `keep THREADS`, `start SERVICE`, `echo TEXT`, or a word of [`act`].
 fn serve() -> String {
     say("serving");
     for line in std::io::stdin().lock().lines() {
@@ -58,6 +58,10 @@ fn serve() -> String {
                     say(&format!("fail keep {error}"));
                 }
             }
+            ("start", what) => match streams::start(what) {
+                Ok(()) => say(&format!("started {what}")),
+                Err(error) => say(&format!("fail start {what}: {error}")),
+            },
             ("echo", text) => say(&format!("echo {text}")),
             ("", _) => {}
             (what @ ("poweroff" | "reboot" | "panic" | "power-button" | "idle" | "shell"), _) => act(what),

@@ -124,6 +124,17 @@ impl TaggedMemory {
         }
     }
 
+    /// Reads what a stream has, at most `count` bytes, to a pointer that [`Self::set_tag`] returned; the kernel checks the
+    /// tags of all that it writes.
+    pub fn receive(&self, stream: &std::fs::File, pointer: usize, count: usize) -> io::Result<usize> {
+        let offset = with_tag(pointer, 0).wrapping_sub(self.base.as_ptr().expose_provenance());
+        assert!(offset <= self.len && count <= self.len - offset, "not within this mapping");
+        let buffer = std::ptr::with_exposed_provenance_mut::<u8>(pointer);
+        // SAFETY: `pointer` without its tag begins `count` writable bytes of this mapping, which nothing else refers to.
+        let read = unsafe { libc::read(std::os::fd::AsRawFd::as_raw_fd(stream), buffer.cast(), count) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
     fn holds(&self, pointer: usize) -> bool {
         let offset = with_tag(pointer, 0).wrapping_sub(self.base.as_ptr().expose_provenance());
         pointer.is_multiple_of(8) && offset < self.len
