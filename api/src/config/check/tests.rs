@@ -121,7 +121,6 @@ fn outputs_need_what_their_mode_says() {
 fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
         ("net", r#""net":[{}]"#),
-        ("vsock", r#""vsock":{"cid":3,"socket":"/v"}"#),
         ("balloon", r#""balloon":{"size":0}"#),
         ("devices", r#""devices":[{"path":"/sys"}]"#),
         ("iommu", r#""iommu":true"#),
