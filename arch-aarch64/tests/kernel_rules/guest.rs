@@ -14,7 +14,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::bare_metal::{Backing, BareMetal, DATA, Did, Do, RAM, data};
 use super::host::{Host, SHARED_TAGS};
-use super::sys::{PAGE, guest_tags, ramfs_file, tags_of, window};
+use super::sys::{GRANULES, PAGE, guest_tags, memfd, ramfs_file, tags_of, window};
 
 pub fn rules(host: &Host) -> Vec<Trial> {
     vec![
