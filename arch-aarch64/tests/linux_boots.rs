@@ -164,7 +164,7 @@ mod guest {
                         return None;
                     }
                 }
-                Exit::Undecodable { address } => panic!("the guest does not do that: {address:?}"),
+                Exit::Undecodable { address } | Exit::ReadOnly { address } => panic!("the guest does not do that: {address:?}"),
             }
         }
     }
