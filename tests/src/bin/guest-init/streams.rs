@@ -41,7 +41,7 @@ pub fn start(what: &str) -> Result<(), String> {
             let listener = vsock::listen(PORT).map_err(failed)?;
             std::thread::spawn(move || {
                 while let Ok(stream) = vsock::accept(&listener) {
-                    serve(stream)
+                    serve(stream);
                 }
             });
         }
@@ -80,7 +80,7 @@ fn obey(mut stream: File) -> io::Result<()> {
         }
         ["sink", ..] => sink(&stream, number(1), number(2)),
         ["source", ..] => return send(&mut stream, number(1), number(2)),
-        ["dial", place, ..] => dial(place).and_then(|stream| talk(stream, number(2), number(3))),
+        ["dial", place, ..] => dial(place).and_then(|stream| talk(&stream, number(2), number(3))),
         _ => Err(io::Error::other("no such command")),
     };
     let answer =
@@ -116,7 +116,7 @@ fn send(stream: &mut File, seed: u64, bytes: u64) -> io::Result<()> {
 }
 
 /// Sends and takes back.
-fn talk(stream: File, seed: u64, bytes: u64) -> io::Result<Value> {
+fn talk(mut stream: &File, seed: u64, bytes: u64) -> io::Result<Value> {
     let mut sender = stream.try_clone()?;
     let sending = std::thread::spawn(move || {
         send(&mut sender, seed, bytes)?;
@@ -125,7 +125,7 @@ fn talk(stream: File, seed: u64, bytes: u64) -> io::Result<Value> {
     let (mut chunk, mut wrong) = (vec![0; CHUNK], 0);
     for at in (0..bytes).step_by(CHUNK) {
         let chunk = &mut chunk[..(bytes - at).min(CHUNK as u64) as usize];
-        (&stream).read_exact(chunk)?;
+        stream.read_exact(chunk)?;
         wrong += pattern::wrong(chunk, seed, at);
     }
     sending.join().map_err(|_| io::Error::other("the sender died"))??;
