@@ -239,6 +239,10 @@ impl Device for BlkDevice {
         features
     }
 
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &self.settings.queue_sizes
     }

@@ -339,3 +339,20 @@ fn a_live_disk_grows_and_says_so() {
         disk.order(nonsense, None, &mut wake).unwrap_err();
     }
 }
+
+#[test]
+fn what_was_in_flight_when_the_process_died_is_done_by_its_successor() {
+    let file = image();
+    let mut rig = rig(&file, &settings());
+    assert_eq!(request(&mut rig, kind::IN, 0, 512, WRITE), OK);
+    // The next request is available, and nobody has served it when the process goes.
+    put_header(&rig, kind::OUT, 4);
+    rig.driver.write([0x77u8; 32], DATA);
+    rig.driver.describe(1, (DATA, 512, NEXT, 2));
+    rig.die();
+    rig.driver.offer(0);
+    rig.succeed();
+    rig.wait_used(2);
+    assert_eq!(rig.driver.read::<u8>(STATUS), OK);
+    assert_eq!(in_image(&file, 4 * 512), 0x77);
+}

@@ -8,7 +8,7 @@ use vhost_user_backend::{VringMutex, VringT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryAtomic};
 
 use super::driver::{Driver, NEXT, RAM, SIZE, WRITE, guest_memory};
-use crate::serve::{Device, Memory, Progress, RingFault, Wake};
+use crate::serve::{Device, Memory, Progress, Ring, RingFault, Wake};
 use crate::virtio::GuestMemory;
 
 /// Bytes of a buffer, as Linux has them.
@@ -45,7 +45,7 @@ impl<D: Device> Bench<D> {
     pub(crate) fn renew_driver(&mut self) {
         let memory = self.memory.memory();
         for (index, queue) in (0..).zip(&mut self.queues) {
-            self.device.drain(index, &mut queue.ring.get_mut(), &memory).unwrap();
+            self.device.drain(index, &mut Ring::new(queue.ring.get_mut()), &memory).unwrap();
             *queue = BenchQueue::new(&self.memory, index);
         }
     }
@@ -107,7 +107,7 @@ impl<D: Device> Bench<D> {
     pub(crate) fn serve(&mut self, queue: u16) -> Result<(), RingFault> {
         let memory = self.memory.memory();
         let ring = &self.queues[usize::from(queue)].ring;
-        while self.device.serve(queue, &mut ring.get_mut(), &memory)? == Progress::More {}
+        while self.device.serve(queue, &mut Ring::new(ring.get_mut()), &memory)? == Progress::More {}
         Ok(())
     }
 

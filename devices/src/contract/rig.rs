@@ -27,16 +27,19 @@ pub(crate) struct Rig {
     memory: GuestMemory,
     process: DeviceProcess,
     thread: JoinHandle<Result<(), ServeError>>,
+    line: UnixStream,
+    successor: Box<dyn Fn() -> Spawned>,
     kick: EventFd,
     call: EventFd,
     errors: EventFd,
     another: UnixStream,
 }
 
+/// The front end's end of a socket, and the thread at the other.
+type Spawned = (UnixStream, JoinHandle<Result<(), ServeError>>);
+
 /// Starts a device on a thread, as its process does.
-pub(crate) fn spawn<D: Device>(
-    build: impl FnOnce() -> D + Send + 'static,
-) -> (UnixStream, JoinHandle<Result<(), ServeError>>) {
+pub(crate) fn spawn<D: Device>(build: impl FnOnce() -> D + Send + 'static) -> Spawned {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
         let endpoint = Endpoint::Connected(theirs);
@@ -53,6 +56,8 @@ fn spawn_another<D: Device>(build: impl FnOnce() -> D + Send + 'static) -> UnixS
 impl Rig {
     pub(crate) fn start<D: Device>(build: impl FnOnce() -> D + Clone + Send + 'static) -> Self {
         let (stream, thread) = spawn(build.clone());
+        let line = stream.try_clone().unwrap();
+        let another = build.clone();
         let memory = guest_memory();
         let deadlines = Deadlines::start(|| ()).unwrap();
         let expected = Expected { limit: Duration::from_secs(20), ..Expected::rng() };
@@ -64,10 +69,12 @@ impl Rig {
             memory,
             process,
             thread,
+            line,
+            successor: Box::new(move || spawn(build.clone())),
             kick: eventfd(),
             call: eventfd(),
             errors,
-            another: spawn_another(build),
+            another: spawn_another(another),
         }
     }
 
@@ -89,12 +96,28 @@ impl Rig {
         self.process.start(features, &[setup]).unwrap();
     }
 
+    /// Ends the process, whatever it is doing.
+    pub(crate) fn die(&mut self) {
+        self.line.shutdown(std::net::Shutdown::Both).unwrap();
+        let (stream, thread) = (self.successor)();
+        self.line = stream.try_clone().unwrap();
+        let dead = std::mem::replace(&mut self.thread, thread);
+        dead.join().unwrap().unwrap();
+        self.process.reconnect(stream).unwrap();
+    }
+
+    /// Has the successor of a dead process go on behind the last chain that was used.
+    pub(crate) fn succeed(&mut self) {
+        self.start_queue(self.driver.used());
+    }
+
     pub(crate) fn stop(&mut self) {
         self.process.stop().unwrap();
     }
 
     /// A fresh driver, as after a reset of the device.
     pub(crate) fn renew_driver(&mut self) {
+        self.process.renew();
         self.driver = Driver::new(self.memory.clone());
         let _ = (self.kick.read(), self.call.read(), self.errors.read());
     }

@@ -73,6 +73,10 @@ impl Device for RngDevice {
         F_VERSION_1 | F_EVENT_IDX | F_INDIRECT_DESC
     }
 
+    fn keeps_order(&self) -> bool {
+        true
+    }
+
     fn queue_sizes(&self) -> &[u16] {
         &QUEUE_SIZES
     }

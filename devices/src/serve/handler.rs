@@ -20,6 +20,7 @@ use vhost_user_backend::VringT;
 use virtio_queue::Error as QueueError;
 use vm_memory::GuestAddressSpace;
 
+use super::inflight;
 use super::memory::SharedMemory;
 use super::orders::Orders;
 use super::queue::Queue;
@@ -90,7 +91,7 @@ impl<D: Device> Handler<D> {
     pub fn serve_pending(&mut self) {
         let memory = self.memory.mapped.memory();
         for (index, queue) in (0..).zip(&mut self.queues).filter(|(_, queue)| queue.pending && queue.live()) {
-            let served = self.device.serve(index, &mut queue.ring.get_mut(), &memory);
+            let served = self.device.serve(index, &mut queue.ring(), &memory);
             match served {
                 Ok(progress) => queue.pending = progress == Progress::More,
                 Err(fault) => queue.fail(index, &fault),
@@ -109,7 +110,7 @@ impl<D: Device> Handler<D> {
         if !queue.live() {
             return;
         }
-        let drained = self.device.drain(number, &mut queue.ring.get_mut(), &memory);
+        let drained = self.device.drain(number, &mut queue.ring(), &memory);
         if let Err(fault) = drained {
             queue.fail(number, &fault);
         }
@@ -198,13 +199,14 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         let descriptor = self.memory.guest_address(descriptor)?;
         let available = self.memory.guest_address(available)?;
         let used = self.memory.guest_address(used)?;
+        let memory = self.memory.mapped.memory();
         let queue = self.queue(index as usize)?;
         queue.ring.set_queue_info(descriptor, available, used).map_err(|_| Error::InvalidParam)?;
         // The front end gives the available index (SET_VRING_BASE); the used index is the ring's own.
         let used_index = queue.ring.queue_used_idx().map_err(|_| Error::InvalidParam)?;
         queue.ring.set_queue_next_used(used_index);
         queue.mend();
-        Ok(())
+        queue.take_up(used_index, &memory)
     }
 
     fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -236,11 +238,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::MQ
+        let mut offered = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::DEVICE_STATE
-            | VhostUserProtocolFeatures::RESET_DEVICE)
+            | VhostUserProtocolFeatures::RESET_DEVICE;
+        offered.set(VhostUserProtocolFeatures::INFLIGHT_SHMFD, self.device.keeps_order());
+        Ok(offered)
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
@@ -282,12 +286,19 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         Err(UNSUPPORTED)
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(UNSUPPORTED)
+    fn get_inflight_fd(&mut self, wanted: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
+        inflight::make(wanted.num_queues, wanted.queue_size)
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(UNSUPPORTED)
+    fn set_inflight_fd(&mut self, told: &VhostUserInflight, file: File) -> Result<()> {
+        let areas = inflight::map(told, file)?;
+        if areas.len() > self.queues.len() {
+            return Err(Error::InvalidParam);
+        }
+        for (queue, area) in self.queues.iter_mut().zip(areas) {
+            queue.in_flight = Some(area);
+        }
+        Ok(())
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {

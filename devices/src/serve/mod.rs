@@ -15,6 +15,7 @@
 //! around its rings.
 
 mod handler;
+mod inflight;
 mod memory;
 mod orders;
 mod queue;
@@ -63,6 +64,12 @@ pub trait Device {
 
     /// Serves some of what is available in `queue`; a bounded amount, whatever the guest does meanwhile.
     fn serve(&mut self, queue: u16, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault>;
+
+    /// Whether it uses the chains of each queue in the order in which they were made available, one at a time: then what
+    /// was in flight when it died is known, and an in-flight region is offered.
+    fn keeps_order(&self) -> bool {
+        false
+    }
 
     /// Names the files of its own that it wants to hear of just now.
     fn watches<'a>(&'a self, watches: &mut Vec<Watch<'a>>) {

@@ -10,12 +10,14 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 
 use tracing::debug;
+use vhost::vhost_user::Error;
 use vhost_user_backend::{VringMutex, VringT};
 use virtio_queue::{Error as QueueError, QueueT};
-use vm_memory::GuestMemoryAtomic;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
+use super::inflight::Area;
 use super::memory::SharedMemory;
-use super::ring::{Memory, RingFault};
+use super::ring::{Memory, Ring, RingFault};
 
 /// A queue of the device, and what vhost-user says of it.
 pub(super) struct Queue {
@@ -23,6 +25,8 @@ pub(super) struct Queue {
     error: Option<File>,
     /// The guest has broken it: nothing is read from it until it is set up anew.
     broken: bool,
+    /// Where what is in flight is noted, if the front end keeps that.
+    pub in_flight: Option<Area>,
     /// There is work left over from the last time, or that nobody has kicked for.
     pub pending: bool,
 }
@@ -31,7 +35,33 @@ impl Queue {
     /// A queue that is not set up yet.
     pub fn new(size: u16, memory: &SharedMemory) -> Result<Self, QueueError> {
         let ring = VringMutex::new(memory.mapped.clone(), size)?;
-        Ok(Self { ring, error: None, broken: false, pending: false })
+        Ok(Self { ring, error: None, broken: false, in_flight: None, pending: false })
+    }
+
+    /// The ring, for its device.
+    pub fn ring(&mut self) -> Ring<'_> {
+        Ring::new(self.ring.get_mut()).noting(self.in_flight.as_mut())
+    }
+
+    /// Goes on behind the last chain that was used, which the driver knows, with what a predecessor has left in flight.
+    pub fn take_up(&mut self, used_index: u16, memory: &Memory) -> vhost::vhost_user::Result<()> {
+        let Some(area) = &mut self.in_flight else { return Ok(()) };
+        let in_flight = area.take_up(used_index)?;
+        let mut state = self.ring.get_mut();
+        let queue = state.get_queue_mut();
+        if !in_flight.is_empty() {
+            queue.set_next_avail(used_index);
+        }
+        // What comes next of the available ring must be just what is in flight.
+        for position in (0..in_flight.len() as u16).map(|number| used_index.wrapping_add(number)) {
+            let entry = 4 + 2 * u64::from(position % queue.size().max(1));
+            let head =
+                queue.avail_ring().checked_add(entry).map(|at| memory.read_obj::<u16>(GuestAddress(at)));
+            if !matches!(head, Some(Ok(head)) if in_flight.contains(&u16::from_le(head))) {
+                return Err(Error::InvalidOperation("chains of another order are in flight"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether it is to be served.

@@ -1,17 +1,73 @@
 //! One queue of a device process, and the loop over its descriptor chains.
 
 use std::io;
+use std::ops::{Deref, DerefMut};
+use std::sync::MutexGuard;
 
 use thiserror::Error;
 use vhost_user_backend::VringState;
 use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
+use super::inflight::Area;
+
 /// Guest memory as mapped in a device process.
 pub type Memory = GuestMemoryMmap<()>;
 
-/// A queue with its kick and call eventfds.
-pub type Ring = VringState<GuestMemoryAtomic<Memory>>;
+type State = VringState<GuestMemoryAtomic<Memory>>;
+
+/// A queue with its kick and call eventfds, and a note of what is in flight.
+pub struct Ring<'a> {
+    state: MutexGuard<'a, State>,
+    in_flight: Option<&'a mut Area>,
+}
+
+impl<'a> Ring<'a> {
+    pub(crate) fn new(state: MutexGuard<'a, State>) -> Self {
+        Self { state, in_flight: None }
+    }
+
+    pub(super) fn noting(self, in_flight: Option<&'a mut Area>) -> Self {
+        Self { in_flight, ..self }
+    }
+
+    /// Notes that the chain at `head` is about to be worked on.
+    fn take(&mut self, head: u16) {
+        if let Some(area) = &mut self.in_flight {
+            area.take(head);
+        }
+    }
+
+    /// Notes that the chain at `head` was left alone.
+    fn put_back(&mut self, head: u16) {
+        if let Some(area) = &mut self.in_flight {
+            area.put_back(head);
+        }
+    }
+
+    /// Gives the chain at `head` back to the driver, with so many bytes written.
+    pub fn add_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        let Some(area) = &mut self.in_flight else { return self.state.add_used(head, written) };
+        area.finish(head);
+        self.state.add_used(head, written)?;
+        area.finished(head, self.state.get_queue().next_used());
+        Ok(())
+    }
+}
+
+impl Deref for Ring<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Ring<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
 
 /// A descriptor chain, every byte of it an allegation of the guest.
 pub type Chain<'a> = DescriptorChain<&'a Memory>;
@@ -72,7 +128,9 @@ pub fn serve_while(
             let position = queue.next_avail();
             let Some(chain) = queue.iter(memory)?.next() else { break };
             let head = chain.head_index();
+            ring.take(head);
             let Some(written) = serve_one(chain) else {
+                ring.put_back(head);
                 ring.get_queue_mut().set_next_avail(position);
                 break 'rounds Progress::Idle;
             };

@@ -62,6 +62,9 @@ pub trait VirtioBackend: Send {
     /// Reads the device-specific configuration anew: it has changed on the other side.
     fn refresh_config(&mut self) -> Result<(), Fault>;
 
+    /// Is told that the driver starts anew: nothing of what it did before is in flight.
+    fn renew(&mut self) {}
+
     /// Starts serving `queues`, which are those that the guest has enabled.
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault>;
 

@@ -4,13 +4,14 @@
 //! memfds that the front end sends.
 
 use crate::call::{
-    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, PPOLL, PREAD64, PREADV, PWRITE64, PWRITEV, READ,
-    RECVMSG, SENDMSG, WRITEV,
+    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64, PREADV, PWRITE64,
+    PWRITEV, READ, RECVMSG, SENDMSG, WRITEV,
 };
 use crate::rule::{Rule, Test::Is};
 
 const F_GETFL: u32 = 3;
 const F_DUPFD_CLOEXEC: u32 = 1030;
+const F_ADD_SEALS: u32 = 1033;
 
 /// What `granule_devices::serve` does. The entropy device adds nothing: it reads its source, or asks the kernel.
 pub(super) const BACK_END: &[Rule] = &[
@@ -32,12 +33,18 @@ pub(super) const PMEM: &[Rule] = &[
     Rule::any(PWRITE64, "pages that differ are written to the image"),
 ];
 
+/// What `granule_devices::serve::inflight` does, for devices that use chains in order.
+pub(super) const IN_FLIGHT: &[Rule] = &[
+    Rule::any(MEMFD_CREATE, "a region for what is in flight"),
+    Rule::any(FTRUNCATE, "its size; a live disk is resized"),
+    Rule::when(FCNTL, &[Is(1, F_ADD_SEALS)], "its size stays"),
+];
+
 /// What `granule_devices::blk` does with its image.
 pub(super) const DISK: &[Rule] = &[
     Rule::any(PREADV, "reads of the guest"),
     Rule::any(PWRITEV, "writes of the guest"),
     Rule::any(FDATASYNC, "flushes of the guest"),
     Rule::any(FALLOCATE, "discards of the guest, and zeros"),
-    Rule::any(FTRUNCATE, "a live disk is resized"),
     Rule::any(LSEEK, "the size of a resized disk"),
 ];

@@ -53,10 +53,12 @@ impl Table {
                 return Self { sense: Sense::Refuse, rules: control::CONTROL.to_vec() };
             }
             Kind::Process(JailKind::Device(DeviceKind::Blk)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::DISK]
+                &[runtime::RUNTIME, device::BACK_END, device::IN_FLIGHT, device::DISK]
+            }
+            Kind::Process(JailKind::Device(DeviceKind::Rng)) => {
+                &[runtime::RUNTIME, device::BACK_END, device::IN_FLIGHT]
             }
             Kind::Process(JailKind::Mover) => &[runtime::RUNTIME, mover::MOVER],
-            Kind::Process(JailKind::Device(DeviceKind::Rng)) => &[runtime::RUNTIME, device::BACK_END],
             Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
                 &[runtime::RUNTIME, device::BACK_END, device::PMEM]
             }

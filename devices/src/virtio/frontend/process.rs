@@ -1,5 +1,6 @@
 //! A device process as a back end of the transport.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vhost::vhost_user::VhostUserFrontend;
-use vhost::vhost_user::message::VhostUserConfigFlags;
+use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserInflight};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Address, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -61,6 +62,8 @@ pub struct DeviceProcess {
     memory: GuestMemory,
     config: Vec<u8>,
     started: Vec<u16>,
+    /// What is in flight, kept for the process's successor. It is never mapped here.
+    in_flight: Option<(VhostUserInflight, File)>,
     silent: EventFd,
     errors: EventFd,
 }
@@ -81,7 +84,17 @@ impl DeviceProcess {
                 .map_err(|source| Fault::Host { what: "make an eventfd", source })
         };
         let (silent, errors) = (eventfd()?, eventfd()?);
-        Ok(Self { session, deadlines, expected, memory, config, started: Vec::new(), silent, errors })
+        Ok(Self {
+            session,
+            deadlines,
+            expected,
+            memory,
+            config,
+            started: Vec::new(),
+            in_flight: None,
+            silent,
+            errors,
+        })
     }
 
     /// Has requests from now on take no longer than `limit`, where the first ones may wait for a process that gets ready.
@@ -115,6 +128,33 @@ impl DeviceProcess {
             });
         }
         self.session.ask("SET_MEM_TABLE", |frontend| frontend.set_mem_table(&regions).map(drop))
+    }
+
+    /// The in-flight region, by its inode.
+    #[cfg(test)]
+    pub(super) fn region(&self) -> Option<u64> {
+        use std::os::unix::fs::MetadataExt;
+        self.in_flight.as_ref().map(|(_, file)| file.metadata().unwrap().ino())
+    }
+
+    /// Hands over the in-flight region: a new one, or the one that a predecessor has left.
+    fn send_in_flight(&mut self) -> Result<(), Fault> {
+        if !self.session.notes_in_flight() {
+            return Ok(());
+        }
+        let sizes = &self.expected.queue_sizes;
+        let wanted = VhostUserInflight {
+            // There are no more than a virtio device may have.
+            num_queues: sizes.len() as u16,
+            queue_size: sizes.iter().copied().max().unwrap_or(0),
+            ..VhostUserInflight::default()
+        };
+        let (told, file) = match self.in_flight.take() {
+            Some(kept) => kept,
+            None => self.session.ask("GET_INFLIGHT_FD", |frontend| frontend.get_inflight_fd(&wanted))?,
+        };
+        let (_, file) = self.in_flight.insert((told, file));
+        self.session.ask("SET_INFLIGHT_FD", |frontend| frontend.set_inflight_fd(&told, file.as_raw_fd()))
     }
 
     fn start_queue(&mut self, queue: &QueueSetup<'_>) -> Result<(), Fault> {
@@ -178,10 +218,15 @@ impl VirtioBackend for DeviceProcess {
         Ok(())
     }
 
+    fn renew(&mut self) {
+        self.in_flight = None;
+    }
+
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault> {
         self.started.clear();
         self.session.set_features(features)?;
         self.send_memory()?;
+        self.send_in_flight()?;
         queues.iter().try_for_each(|queue| self.start_queue(queue))
     }
 

@@ -65,7 +65,8 @@ impl Session {
         let known = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::DEVICE_STATE;
+            | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD;
         let offered = self.ask("GET_PROTOCOL_FEATURES", |frontend| frontend.get_protocol_features())?;
         let agreed = offered & known;
         self.ask("SET_PROTOCOL_FEATURES", |frontend| frontend.set_protocol_features(agreed))?;
@@ -90,6 +91,11 @@ impl Session {
     /// How long each request may take from now on.
     pub fn limit_to(&mut self, limit: Duration) {
         self.limit = limit;
+    }
+
+    /// Whether the process notes what is in flight where its successor finds it.
+    pub fn notes_in_flight(&self) -> bool {
+        self.protocol.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
     }
 
     /// The virtio features that the process has.

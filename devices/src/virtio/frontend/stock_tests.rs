@@ -82,7 +82,7 @@ impl VhostUserBackendMut for Sevens {
             let Some(buffer) = chain.writable().next() else { return 0 };
             memory.write_slice(&[7; 16], buffer.addr()).map_or(0, |()| 16)
         };
-        let mut ring = rings[usize::from(queue)].get_mut();
+        let mut ring = crate::serve::Ring::new(rings[usize::from(queue)].get_mut());
         serve_chains(&mut ring, &memory, 64, sevens).map(drop).map_err(io::Error::other)
     }
 }

@@ -160,3 +160,22 @@ fn a_deadline_that_was_called_off_does_nothing() {
     (&peer).write_all(b"x").unwrap();
     assert_eq!((&*ours).read(&mut [0]).unwrap(), 1, "still open");
 }
+
+#[test]
+fn a_process_that_notes_what_is_in_flight_hands_it_to_its_successor_until_the_driver_starts_anew() {
+    let features = crate::virtio::spec::F_VERSION_1;
+    let (stream, _device) = spawn(|| RngDevice::new(Source::Kernel));
+    let hang_up = stream.try_clone().unwrap();
+    let mut process = connect(stream, patient()).unwrap();
+    process.start(features, &[]).unwrap();
+    let region = |process: &DeviceProcess| process.region().expect("the device keeps order");
+    let first = region(&process);
+    hang_up.shutdown(std::net::Shutdown::Both).unwrap();
+    let (stream, _device) = spawn(|| RngDevice::new(Source::Kernel));
+    process.reconnect(stream).unwrap();
+    process.start(features, &[]).unwrap();
+    assert_eq!(region(&process), first);
+    process.renew();
+    process.start(features, &[]).unwrap();
+    assert_ne!(region(&process), first);
+}

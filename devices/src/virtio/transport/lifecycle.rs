@@ -41,7 +41,7 @@ pub(super) enum Phase {
 }
 
 /// Where in its available ring a queue begins.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum From {
     /// At the first entry.
     Fresh,
@@ -217,6 +217,9 @@ impl VirtioPciDevice {
                 kick: self.kicks.of(index),
                 call: self.msix.eventfd(queue.vector),
             });
+        }
+        if from != From::Used {
+            self.backend.renew();
         }
         self.backend.start(self.common.features(), &setups)?;
         self.phase = Phase::Running;
