@@ -174,8 +174,8 @@ impl Rig {
 
     /// Goes away, and returns how the process took it.
     pub(crate) fn hang_up(self) -> Result<(), ServeError> {
-        let Self { process, thread, .. } = self;
-        drop(process);
+        let Self { process, thread, line, .. } = self;
+        drop((process, line));
         thread.join().unwrap()
     }
 

@@ -13,6 +13,8 @@ declare -A kernel_packages=(
     [6.1]=linux-image-arm64
     [6.1-cloud]=linux-image-cloud-arm64
 )
+# For a guest of QEMU on an x86-64 machine, which our device processes serve as they serve our own.
+[ "$(uname -m)" != x86_64 ] || kernel_packages[6.12-cloud-amd64]=linux-image-6.12-cloud-amd64:amd64
 
 # What is kept of the drivers' modules; the rest, most of the package, is for hardware that no emulated machine has.
 kept_drivers=(net block char vhost virtio vfio nvdimm md dax input gpio watchdog)
@@ -28,12 +30,12 @@ fetch_kernels() {
 fetch_kernel() {
     local folder=$1 meta=$2 real
     debian_apt_ready
-    real=$(debian_apt apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^:]*\).*/\1/p' | sed -n 1p)
+    real=$(debian_apt apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\).*/\1/p' | sed -n 1p)
     case $real in
-    linux-image-"${folder%-cloud}"*) ;;
+    linux-image-"${folder%%-*}"*) ;;
     *)
         # 6.12 is what everything else stands on; without 6.1 only the tests of an old host cannot run.
-        [ "${folder%-cloud}" = 6.1 ] || fail "Debian's sources have no $meta"
+        [ "${folder%%-*}" = 6.1 ] || fail "Debian's sources have no $meta"
         say "Debian's sources have no kernel 6.1 ($meta): --host 6.1 will not work here"
         return 0
         ;;
@@ -55,6 +57,7 @@ finish_kernel() {
 }
 
 fetch_busybox() {
+    [ "$(uname -m)" != x86_64 ] || [ -e "$cache/busybox-amd64/package" ] || unpack busybox-amd64 busybox-static:amd64 true
     [ -e "$cache/busybox/package" ] || unpack busybox busybox-static true
 }
 
@@ -86,7 +89,7 @@ debian_apt() {
     shift
     "$tool" -o Dir::Etc::SourceList="$debian_state/sources.list" -o Dir::Etc::SourceParts=/dev/null \
         -o Dir::State="$debian_state" -o Dir::State::Lists="$debian_state/lists" -o Dir::State::status="$debian_state/status" \
-        -o Dir::Cache="$debian_state" -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o APT::Sandbox::User="$(id -un)" "$@"
+        -o Dir::Cache="$debian_state" -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Architectures::=amd64 -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
 debian_ready=

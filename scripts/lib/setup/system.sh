@@ -59,15 +59,18 @@ install_system_packages() {
 
 # emulator_fits: QEMU is there, and is not version 7, which gives all granules of a page one tag.
 emulator_fits() {
-    command -v qemu-system-aarch64 >/dev/null && [[ ! $(qemu-system-aarch64 --version) =~ version\ 7\. ]]
+    command -v qemu-system-aarch64 >/dev/null && [[ ! $(qemu-system-aarch64 --version) =~ version\ 7\. ]] || return 1
+    # The monitor that our device processes must serve, too.
+    [ "$arch" != x86_64 ] || command -v qemu-system-x86_64 >/dev/null
 }
 
 # Debian 12 has version 7; a later one is among its backports, which are read by themselves: the machine's sources stay as they are.
 install_emulator() {
-    local folder=$cache/apt-backports
+    local folder=$cache/apt-backports packages=(qemu-system-arm)
+    [ "$arch" != x86_64 ] || packages+=(qemu-system-x86)
     apt_update_once
-    if ! [[ $(apt-cache policy qemu-system-arm) =~ Candidate:\ [0-9]+:7\. ]]; then
-        apt_install qemu-system-arm
+    if ! [[ $(apt-cache policy "${packages[@]}") =~ Candidate:\ [0-9]+:7\. ]]; then
+        apt_install "${packages[@]}"
     else
         find_debian_mirrors
         mkdir -p "$folder/lists/partial"
@@ -80,7 +83,7 @@ EOF
             -o "Dir::State::Lists=$folder/lists" -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root)
         as_root apt-get update -qq "${apt_options[@]}" >&2 || fail "cannot read Debian's backports at $main"
         apt_options+=(-t "$debian_release-backports")
-        apt_install qemu-system-arm qemu-system-common qemu-system-data
+        apt_install "${packages[@]}" qemu-system-common qemu-system-data
         apt_options=()
     fi
     hash -r
