@@ -33,6 +33,8 @@ pub struct Wanted {
 pub enum ImageKind {
     /// The bytes of the disk and nothing else, whatever they look like.
     Raw,
+    /// QEMU's format, without a backing file.
+    Qcow2,
     /// Raw, unless it looks like something else; the guest is then kept from making it look so.
     Unknown,
 }
@@ -42,6 +44,7 @@ impl ImageKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
             Self::Unknown => "unknown",
         }
     }
@@ -51,8 +54,8 @@ impl FromStr for ImageKind {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        let known = [Self::Raw, Self::Unknown].into_iter().find(|kind| kind.name() == word);
-        known.ok_or_else(|| "not raw or unknown".to_owned())
+        let known = [Self::Raw, Self::Qcow2, Self::Unknown].into_iter().find(|kind| kind.name() == word);
+        known.ok_or_else(|| "not raw, qcow2 or unknown".to_owned())
     }
 }
 
@@ -78,8 +81,17 @@ pub enum ImageError {
     #[error("it is empty: it has {0} bytes, and a disk has at least {SECTOR}")]
     Empty(u64),
     /// It is something else than the bytes of a disk.
-    #[error("it has the header of a {0} image, which is not supported; say image_type Raw if it is none")]
+    #[error("it has the header of a {0} image; say so by image_type, or Raw if it is none")]
     Format(&'static str),
+    /// It is no image of the format that it is said to have.
+    #[error("it has no qcow2 header")]
+    NotQcow2,
+    /// It is built on another file.
+    #[error("it is built on another file, which is not supported; flatten it, for example with qemu-img")]
+    NotWhole,
+    /// Direct access is for raw images.
+    #[error("a qcow2 image has no direct access")]
+    NotDirect,
     /// The file system has no direct I/O.
     #[error("its file system has no direct access")]
     Direct(#[source] io::Error),
@@ -92,8 +104,8 @@ impl ImageError {
     /// The key of the disk's configuration that is at fault.
     pub fn key(&self) -> &'static str {
         match self {
-            Self::Format(_) => "image_type",
-            Self::Direct(_) => "direct",
+            Self::Format(_) | Self::NotQcow2 => "image_type",
+            Self::Direct(_) | Self::NotDirect => "direct",
             _ => "path",
         }
     }
@@ -114,8 +126,10 @@ pub fn open(path: &Path, wanted: Wanted) -> Result<File, ImageError> {
         return Err(ImageError::Empty(size));
     }
     lock(&file, wanted.readonly, if wanted.lock_all { 0 } else { size })?;
-    if wanted.kind == ImageKind::Unknown {
-        refuse_other_formats(&file)?;
+    match wanted.kind {
+        ImageKind::Raw => {}
+        ImageKind::Qcow2 => check_qcow2(&file, wanted.direct)?,
+        ImageKind::Unknown => refuse_other_formats(&file)?,
     }
     if wanted.direct {
         let direct = fcntl_getfl(&file).and_then(|flags| fcntl_setfl(&file, flags | OFlags::DIRECT));
@@ -158,6 +172,23 @@ fn refuse_other_formats(file: &File) -> Result<(), ImageError> {
     match MAGICS.iter().find(|(magic, _)| start.starts_with(magic)) {
         Some((_, name)) => Err(ImageError::Format(name)),
         None => Ok(()),
+    }
+}
+
+/// Whether an image is one that its process can open: all of it in this one file.
+fn check_qcow2(file: &File, direct: bool) -> Result<(), ImageError> {
+    // magic, version, offset of the backing file's name … incompatible features from byte 72 on
+    let mut header = [0; 80];
+    file.read_exact_at(&mut header, 0).map_err(ImageError::Read)?;
+    let number =
+        |at: usize| header[at..at + 8].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    const EXTERNAL_DATA: u64 = 1 << 2;
+    match () {
+        () if !header.starts_with(b"QFI\xfb") => Err(ImageError::NotQcow2),
+        () if number(8) != 0 => Err(ImageError::NotWhole),
+        () if header[7] >= 3 && number(72) & EXTERNAL_DATA != 0 => Err(ImageError::NotWhole),
+        () if direct => Err(ImageError::NotDirect),
+        () => Ok(()),
     }
 }
 
@@ -232,8 +263,16 @@ mod tests {
         assert!(matches!(error, ImageError::Format("qcow2")), "{error}");
         assert_eq!(error.key(), "image_type");
         open(&image.0, WANTED).unwrap();
+        let qcow2 = Wanted { kind: ImageKind::Qcow2, ..WANTED };
+        open(&image.0, qcow2).unwrap();
+        let direct = Wanted { direct: true, ..qcow2 };
+        assert!(matches!(open(&image.0, direct), Err(ImageError::NotDirect)));
+        content[15] = 104;
+        let overlay = Image::new("overlay", &content);
+        assert!(matches!(open(&overlay.0, qcow2), Err(ImageError::NotWhole)));
         let plain = Image::new("plain", &[1; 4096]);
         open(&plain.0, unknown).unwrap();
+        assert!(matches!(open(&plain.0, qcow2), Err(ImageError::NotQcow2)));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn qemu_boots_a_guest_whose_disk_and_entropy_are_ours() {
     let folder = Folder(std::env::temp_dir().join(format!("granule-qemu-{}", std::process::id())));
     std::fs::create_dir_all(&folder.0).unwrap();
     let image = folder.0.join("image");
-    let content: Vec<u8> = (0..8 * MIB).map(|at| (at * 31 >> 5) as u8 ^ (at >> 12) as u8).collect();
+    let content: Vec<u8> = (0..8 * MIB).map(|at| ((at * 31) >> 5) as u8 ^ (at >> 12) as u8).collect();
     std::fs::write(&image, content).unwrap();
     std::fs::write(folder.0.join("initramfs"), initramfs(&kernel)).unwrap();
     let arguments = ["--image", image.to_str().unwrap(), "--serial", "from-granule", "--queues", "2"];

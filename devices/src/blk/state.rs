@@ -31,6 +31,8 @@ pub struct Settings {
 pub enum Format {
     /// One after the other.
     Raw,
+    /// QEMU's format, without a backing file.
+    Qcow2,
 }
 
 /// A serial number as virtio has it: 20 bytes, shorter ones end with zeros.

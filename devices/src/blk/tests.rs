@@ -46,7 +46,7 @@ fn settings() -> Settings {
 
 fn device(file: &File, settings: &Settings) -> BlkDevice {
     let image = Image::new(file.try_clone().unwrap(), settings).unwrap();
-    BlkDevice::new(image.0, settings.clone())
+    image.into_device(settings.clone()).unwrap()
 }
 
 /// A running disk over `file`.
@@ -355,4 +355,45 @@ fn what_was_in_flight_when_the_process_died_is_done_by_its_successor() {
     rig.wait_used(2);
     assert_eq!(rig.driver.read::<u8>(STATUS), OK);
     assert_eq!(in_image(&file, 4 * 512), 0x77);
+}
+
+/// An empty qcow2 image in a memfd.
+fn qcow2() -> Arc<File> {
+    use imago::FormatCreateBuilder;
+    let file = File::from(memfd_create("qcow2", MemfdFlags::CLOEXEC).unwrap());
+    let storage: imago::file::File = file.try_clone().unwrap().try_into().unwrap();
+    imago::qcow2::Qcow2::<imago::file::File>::create_builder(storage).size(SIZE).create().unwrap();
+    Arc::new(file)
+}
+
+#[test]
+fn what_is_written_to_a_qcow2_image_is_there_for_another_process_before_it_is_answered() {
+    let file = qcow2();
+    let settings = Settings { format: Format::Qcow2, ..settings() };
+    let mut first = rig(&file, &settings);
+    for offset in 0..4096 {
+        first.driver.write(offset as u8 ^ 0x3c, DATA + offset);
+    }
+    assert_eq!(request(&mut first, kind::OUT, 24, 4096, 0), OK);
+    assert_eq!(range(&mut first, kind::WRITE_ZEROES, 28, 1, 0), OK);
+    // The first process lives on and has flushed nothing: all that a second one knows is in the file.
+    let mut second = rig(&file, &Settings { readonly: true, ..settings });
+    assert_eq!(request(&mut second, kind::IN, 23, 4096, WRITE), OK);
+    for offset in 0..4096u64 {
+        let expected = match offset {
+            0..512 | 2560..3072 => 0,
+            _ => (offset - 512) as u8 ^ 0x3c,
+        };
+        assert_eq!(second.driver.read::<u8>(DATA + offset), expected, "{offset}");
+    }
+    assert_eq!(request(&mut second, kind::OUT, 0, 512, 0), IO_ERROR);
+    assert_eq!(request(&mut first, kind::FLUSH, 0, 0, 0), OK);
+    assert_eq!(request(&mut first, kind::IN, SIZE / 512, 512, WRITE), IO_ERROR);
+}
+
+#[test]
+fn a_file_that_is_no_qcow2_image_is_no_disk() {
+    let settings = Settings { format: Format::Qcow2, ..settings() };
+    let image = Image::new(image().try_clone().unwrap(), &settings).unwrap();
+    assert!(image.into_device(settings).is_err());
 }

@@ -160,6 +160,9 @@ pub enum ServeError {
     /// The process must not run outside its jail.
     #[error("the jail could not be entered")]
     Jail(#[source] Box<dyn Error + Send + Sync>),
+    /// What it works on cannot be worked on.
+    #[error("the device cannot be made")]
+    Build(#[source] io::Error),
     /// The front end asked for what makes no sense.
     #[error("the front end made a request that cannot be served")]
     Request(#[source] vhost::vhost_user::Error),
@@ -176,7 +179,15 @@ pub fn run<D: Device>(
     entry: Entry<impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>>,
     build: impl FnOnce() -> D,
 ) -> Result<(), ServeError> {
+    try_run(entry, || Ok(build()))
+}
+
+/// As [`run`], for a device that may turn out to be none.
+pub fn try_run<D: Device>(
+    entry: Entry<impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>>,
+    build: impl FnOnce() -> io::Result<D>,
+) -> Result<(), ServeError> {
     let stream = entry.endpoint.accept().map_err(ServeError::Accept)?;
     (entry.enter_jail)().map_err(ServeError::Jail)?;
-    server::serve(stream, entry.orders, build())
+    server::serve(stream, entry.orders, build().map_err(ServeError::Build)?)
 }

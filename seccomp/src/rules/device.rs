@@ -4,8 +4,8 @@
 //! memfds that the front end sends.
 
 use crate::call::{
-    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64, PREADV, PWRITE64,
-    PWRITEV, READ, RECVMSG, SENDMSG, WRITEV,
+    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FSYNC, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64, PREADV,
+    PWRITE64, PWRITEV, READ, RECVMSG, SENDMSG, WRITEV,
 };
 use crate::rule::{Rule, Test::Is};
 
@@ -47,4 +47,5 @@ pub(super) const DISK: &[Rule] = &[
     Rule::any(FDATASYNC, "flushes of the guest"),
     Rule::any(FALLOCATE, "discards of the guest, and zeros"),
     Rule::any(LSEEK, "the size of a resized disk"),
+    Rule::any(FSYNC, "flushes of a qcow2 image"),
 ];

@@ -231,10 +231,13 @@ fn images_that_cannot_be_used_are_refused_by_field() {
     refused(disk("/no/such/image"), "disks[0].path", "No such file");
     refused(disk(&small), "disks[0].path", "empty");
     refused(disk("/dev/null"), "disks[0].path", "block device");
-    let mut qcow2 = vec![0; 1 << 16];
-    qcow2[..4].copy_from_slice(b"QFI\xfb");
-    std::fs::write(images.path("qcow2"), qcow2).unwrap();
+    std::fs::write(images.path("qcow2"), qcow2(MIB)).unwrap();
     refused(json!({"path": images.0.file("qcow2")}), "disks[0].image_type", "qcow2");
+    let mut overlay = qcow2(MIB);
+    overlay[15] = 104;
+    std::fs::write(images.path("overlay"), overlay).unwrap();
+    let overlay = json!({"path": images.0.file("overlay"), "image_type": "Qcow2"});
+    refused(overlay, "disks[0].path", "another file");
 
     let other = Vm::boot(&guest_with(vec![disk(&locked)]));
     refused(disk(&locked), "disks[0].path", "locked");
@@ -277,6 +280,41 @@ fn tags_stay_while_a_disk_writes_into_tagged_memory() {
         let seen = session.check(&format!("disk:tagged:{name}:{seed}:{}", 4 * MIB));
         assert_eq!(seen, json!({"granules": 4 * MIB / 16, "wrong_tags": 0, "wrong_data": 0}));
     }
+    vm.monitor.shutdown();
+}
+
+/// An empty qcow2 image of so many bytes, version 3, in clusters of 64 KiB.
+fn qcow2(bytes: u64) -> Vec<u8> {
+    const CLUSTER: usize = 1 << 16;
+    let mut image = vec![0; 4 * CLUSTER];
+    let mut put = |at: usize, value: &[u8]| image[at..at + value.len()].copy_from_slice(value);
+    put(0, b"QFI\xfb");
+    // version, cluster bits, size; first table: entries, place; reference counts: place, clusters; their order, length.
+    let numbers = [(4, 3), (20, 16), (36, 1), (56, 1), (96, 4), (100, 104)];
+    numbers.iter().for_each(|(at, value): &(usize, u32)| put(*at, &value.to_be_bytes()));
+    let places = [(24, bytes), (40, 3 * CLUSTER as u64), (48, CLUSTER as u64), (CLUSTER, 2 * CLUSTER as u64)];
+    places.iter().for_each(|(at, value)| put(*at, &value.to_be_bytes()));
+    (0..4).for_each(|cluster| put(2 * CLUSTER + 2 * cluster, &1u16.to_be_bytes()));
+    image
+}
+
+#[test]
+fn a_qcow2_image_is_a_disk_that_grows_as_it_is_written_and_survives_its_process() {
+    let images = Images::new();
+    std::fs::write(images.path("image"), qcow2(16 * MIB)).unwrap();
+    let image = json!({"path": images.0.file("image"), "image_type": "Qcow2"});
+    let (vm, mut session) = talk(&guest_with(vec![image]));
+    assert_eq!(session.check("disk:list")[0]["sectors"], 16 * 2048);
+    let before = std::fs::metadata(images.path("image")).unwrap().len();
+    assert_eq!(session.check(&format!("disk:write:vda:21:{}:{MIB}", 4 * MIB))["written"], MIB);
+    assert!(std::fs::metadata(images.path("image")).unwrap().len() >= before + MIB);
+    let first = successor(&vm, 0);
+    first.kill();
+    successor(&vm, first.pid);
+    assert_right(&session.check(&format!("disk:read:vda:21:{}:{MIB}", 4 * MIB)));
+    let untouched = session.check(&format!("disk:read:vda:21:{}:{MIB}", 8 * MIB));
+    assert_eq!(untouched["zeros"], MIB / 8, "{untouched}");
+    churn_and_kill(&vm, &mut session, 300, 2, 3);
     vm.monitor.shutdown();
 }
 

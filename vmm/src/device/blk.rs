@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// The image is open, and locked, at this descriptor
     #[arg(long, value_name = "N", hide = true)]
     image_fd: Option<RawFd>,
-    /// Format of the image: raw, or unknown (raw, and the first sector cannot be written)
+    /// Format of the image: raw, qcow2, or unknown (raw, and the first sector cannot be written)
     #[arg(long, value_name = "FORMAT", default_value = "raw")]
     image_type: ImageKind,
     /// Let the guest only read
@@ -91,7 +91,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, DeviceError> {
     };
     let settings = Settings {
         readonly: args.readonly,
-        format: Format::Raw,
+        format: if args.image_type == ImageKind::Qcow2 { Format::Qcow2 } else { Format::Raw },
         guard_first_sector: args.image_type == ImageKind::Unknown,
         direct: image::alignment(&file).map_err(failed)?,
         sparse: !args.no_sparse,

@@ -95,11 +95,16 @@ fn serial(name: &str, raw: &DiskConfig) -> Result<Option<String>, ConfigError> {
 }
 
 fn refuse_unsupported(name: &str, raw: &DiskConfig) -> Result<(), ConfigError> {
-    let foreign = matches!(raw.image_type, ImageType::Qcow2 | ImageType::FixedVhd | ImageType::Vhdx);
+    let foreign = matches!(raw.image_type, ImageType::FixedVhd | ImageType::Vhdx);
     let refusals = [
         ("vhost_user", raw.vhost_user, "disks that somebody else serves are not supported yet"),
+        ("backing_files", raw.backing_files, "an image that is built on other files is not supported"),
         ("iommu", raw.iommu, "a virtual IOMMU is not supported"),
-        ("image_type", foreign, "only raw images are supported; convert it, for example with qemu-img"),
+        (
+            "image_type",
+            foreign,
+            "only raw and qcow2 images are supported; convert it, for example with qemu-img",
+        ),
         (
             "rate_limit_group",
             raw.rate_limit_group.is_some(),

@@ -11,7 +11,8 @@ use crate::wire::DeviceKind;
 pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError> {
     let kind = match checked.image_type {
         ImageType::Raw => ImageKind::Raw,
-        ImageType::Unknown | ImageType::Qcow2 | ImageType::FixedVhd | ImageType::Vhdx => ImageKind::Unknown,
+        ImageType::Qcow2 => ImageKind::Qcow2,
+        ImageType::Unknown | ImageType::FixedVhd | ImageType::Vhdx => ImageKind::Unknown,
     };
     let wanted = Wanted {
         readonly: checked.readonly,
