@@ -1,11 +1,17 @@
 //! Ordinary work goes on in every jail, and stops where a needed rule is taken away.
 
 use std::collections::HashMap;
+use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
 use granule_jail::rules::Table;
-use granule_jail::{JailKind, Kind};
+use granule_jail::{DeviceKind, JailKind, Kind};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, SeekFrom, fallocate, fcntl_add_seals, fdatasync, fsync, ftruncate,
+    memfd_create, seek,
+};
+use rustix::io::{preadv, pwritev};
 
 use crate::harness::{End, Test};
 use crate::roles;
@@ -44,9 +50,28 @@ fn start_threads() {
     threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
+/// What a disk's process does with its image, and with its note of what is in flight; each call has a rule of its own.
+fn disk() {
+    let file = memfd_create("image", MemfdFlags::ALLOW_SEALING).unwrap();
+    ftruncate(&file, 1 << 16).unwrap();
+    fcntl_add_seals(&file, SealFlags::GROW).unwrap();
+    assert_eq!(pwritev(&file, &[IoSlice::new(&[7; 512])], 4096).unwrap(), 512);
+    let mut read = [0; 512];
+    assert_eq!(preadv(&file, &mut [IoSliceMut::new(&mut read)], 4096).unwrap(), 512);
+    assert_eq!(read, [7; 512]);
+    fdatasync(&file).unwrap();
+    fsync(&file).unwrap();
+    fallocate(&file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 4096, 4096).unwrap();
+    assert_eq!(seek(&file, SeekFrom::End(0)).unwrap(), 1 << 16);
+}
+
 /// The work of one kind of jail: of a process alone, of one with its threads, or of one thread among others.
 pub fn of(kind: Kind) {
     match kind {
+        Kind::Process(JailKind::Device(DeviceKind::Blk)) => {
+            ordinary();
+            disk();
+        }
         Kind::Process(JailKind::Device(_) | JailKind::Mover) => ordinary(),
         Kind::Process(_) => {
             ordinary();
@@ -81,6 +106,14 @@ fn a_panic_ends_by_itself() -> End {
 fn a_jail_without_a_rule_it_needs_fails() -> End {
     for (kind, call) in [
         ("rng", "exit_group"),
+        ("blk", "memfd_create"),
+        ("blk", "ftruncate"),
+        ("blk", "pwritev"),
+        ("blk", "preadv"),
+        ("blk", "fdatasync"),
+        ("blk", "fsync"),
+        ("blk", "fallocate"),
+        ("blk", "lseek"),
         ("machine", "clone"),
         ("machine", "mmap"),
         ("vcpu", "munmap"),
