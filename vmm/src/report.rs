@@ -8,8 +8,11 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::cli::LogOptions;
+use crate::throttle::Throttle;
 
 /// The log's file cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +27,14 @@ pub struct LogError {
 pub fn start(options: &LogOptions) -> Result<(), LogError> {
     let builder =
         tracing_subscriber::fmt().with_max_level(LevelFilter::from_level(options.level)).with_ansi(false);
+    // A guest has a say in how often some lines are written.
+    let throttle = Throttle::default();
     match &options.file {
-        None => builder.with_writer(io::stderr).init(),
+        None => builder.with_writer(io::stderr).finish().with(throttle).init(),
         Some(path) => {
             let file = OpenOptions::new().append(true).create(true).open(path);
             let file = file.map_err(|source| LogError { path: path.clone(), source })?;
-            builder.with_writer(Mutex::new(file)).init();
+            builder.with_writer(Mutex::new(file)).finish().with(throttle).init();
         }
     }
     Ok(())

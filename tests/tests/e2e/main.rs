@@ -11,6 +11,7 @@ mod death;
 mod disks;
 mod events;
 mod external;
+mod hostile;
 mod hotplug;
 mod jail;
 mod lifecycle;

@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::alarms::Alarms;
 use crate::wire::Notice;
 
 /// What a thread has to say.
@@ -34,6 +35,7 @@ pub struct Mailbox {
 pub struct Postman {
     sender: Sender<Letter>,
     bell: EventFd,
+    alarms: Alarms,
 }
 
 impl Mailbox {
@@ -42,13 +44,22 @@ impl Mailbox {
         let (sender, receiver) = channel();
         Ok(Self {
             receiver,
-            postman: Postman { sender, bell: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)? },
+            postman: Postman {
+                sender,
+                bell: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+                alarms: Alarms::new()?,
+            },
         })
     }
 
     /// Another thread's end.
     pub fn postman(&self) -> io::Result<Postman> {
         self.postman.try_clone()
+    }
+
+    /// The alarms that device processes raise.
+    pub fn alarms(&self) -> &Alarms {
+        &self.postman.alarms
     }
 
     /// Everything that was posted since the last time.
@@ -68,7 +79,12 @@ impl AsRawFd for Mailbox {
 impl Postman {
     /// One more end.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { sender: self.sender.clone(), bell: self.bell.try_clone()? })
+        Ok(Self { sender: self.sender.clone(), bell: self.bell.try_clone()?, alarms: self.alarms.clone() })
+    }
+
+    /// The alarms that device processes raise.
+    pub fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// Posts a notice; never waits.

@@ -5,6 +5,7 @@
 //!
 //!  loop:   control's socket ──► Command ──► Guest::{build, pause, resume, stop, …} ──► Reply
 //!          vCPU threads, devices ──► Notice ──► control's socket
+//!          device processes ──► Alarm ──► DEVICE_NEEDS_RESET
 //!          SIGTERM, SIGINT, SIGHUP ──► Notice::Terminate
 //! ```
 //!
@@ -16,6 +17,8 @@ mod start;
 mod turn;
 
 // Used by the guest's modules only, and tested everywhere.
+#[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
+mod alarms;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
 mod gate;
 #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]

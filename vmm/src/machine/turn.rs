@@ -16,6 +16,7 @@ use crate::wire::{
 const COMMAND: u32 = 1;
 const LETTER: u32 = 2;
 const SIGNAL: u32 = 3;
+const ALARM: u32 = 4;
 
 /// How the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +119,7 @@ impl Machine {
             Command::Stop => {
                 self.restoring = None;
                 self.guest = None;
+                self.mailbox.alarms().forget_all();
             }
             Command::Exit { .. } => {}
             Command::Pause => self.guest()?.pause()?,
@@ -194,6 +196,14 @@ impl Machine {
         }
     }
 
+    fn heed_alarms(&mut self) {
+        for id in self.mailbox.alarms().raised() {
+            if self.guest.as_ref().is_some_and(|guest| guest.queue_broken(&id)) {
+                self.tell(&FromMachine::Notice(Notice::DeviceNeedsReset { id }));
+            }
+        }
+    }
+
     fn forward(&mut self, notice: Notice) {
         if matches!(
             notice,
@@ -224,6 +234,7 @@ impl MutEventSubscriber for Machine {
         match events.data() {
             COMMAND => self.receive(),
             LETTER => self.read_letters(),
+            ALARM => self.heed_alarms(),
             _ => {
                 while let Some(signal) = self.signals.next() {
                     self.tell(&FromMachine::Notice(Notice::Terminate { signal }));
@@ -237,6 +248,7 @@ impl MutEventSubscriber for Machine {
             (self.channel.as_fd().as_raw_fd(), COMMAND),
             (self.mailbox.as_raw_fd(), LETTER),
             (self.signals.as_raw_fd(), SIGNAL),
+            (self.mailbox.alarms().as_raw_fd(), ALARM),
         ];
         for (fd, data) in sources {
             if let Err(error) = ops.add(Events::with_data_raw(fd, data, EventSet::IN)) {

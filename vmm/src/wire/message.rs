@@ -400,6 +400,11 @@ pub enum Notice {
         /// The device's id.
         id: String,
     },
+    /// The guest has broken a queue of a device, and was told that the device needs a reset.
+    DeviceNeedsReset {
+        /// The device's id.
+        id: String,
+    },
     /// A device's process does not answer as it should; it must be replaced.
     DeviceFailed {
         /// The device's id.

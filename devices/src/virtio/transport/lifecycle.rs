@@ -71,6 +71,16 @@ impl VirtioPciDevice {
         }
     }
 
+    /// Whether the driver has been told so, and has not reset the device since.
+    pub fn needs_reset(&self) -> bool {
+        self.common.status & STATUS_NEEDS_RESET != 0
+    }
+
+    /// Whether the guest's driver is up and its queues are served.
+    pub fn is_up(&self) -> bool {
+        self.phase == Phase::Running
+    }
+
     /// Goes on over `stream` with a new process in the place of one that is dead.
     ///
     /// The queues go on behind the last buffer that was used: right for a device that uses buffers in the order in

@@ -16,7 +16,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::say;
+use crate::{hostile, say};
 
 /// What a check hands back.
 pub type Seen = Result<Value, String>;
@@ -38,6 +38,7 @@ pub fn report(name: &str) -> bool {
             Some(("fs-write", tag)) => fs::write(tag),
             Some(("disk", words)) => disk::look(words),
             Some(("pmem", words)) => pmem::look(words),
+            Some(("hostile", words)) => hostile::look(words),
             _ => Err("no check of this name".to_owned()),
         },
     };

@@ -18,6 +18,7 @@
 //! any machine (so host and guest can be compared), `guest-init victim KIND` is a program that is meant to die.
 
 mod checks;
+mod hostile;
 mod keep;
 mod params;
 mod serve;

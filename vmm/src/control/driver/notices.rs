@@ -38,6 +38,7 @@ impl Driver {
             }
             Notice::DeviceActivated { id } => self.events.tell_device("activated", &id),
             Notice::DeviceReset { id } => self.events.tell_device("reset", &id),
+            Notice::DeviceNeedsReset { id } => self.events.tell_device("needs-reset", &id),
             Notice::DeviceRemoved { id } => self.on_removed(&id),
             Notice::DeviceFailed { id, causes } => {
                 tracing::warn!(id, ?causes, "a device process fails and is ended");

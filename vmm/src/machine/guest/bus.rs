@@ -27,6 +27,7 @@ use super::interrupts::{FunctionVectors, MsiRoutes};
 use super::placement::{self, Place};
 use super::regions::{RegionError, Regions};
 use super::wires::SpiLine;
+use crate::machine::alarms::Alarms;
 use crate::machine::mailbox::Postman;
 use crate::machine::memory::GuestRam;
 use crate::machine::turn::{Descriptors, MissingDescriptor};
@@ -69,7 +70,7 @@ pub enum BusError {
         /// Which segment it names.
         segment: u16,
     },
-    /// Interrupt vectors.
+    /// Interrupt vectors, or the eventfd of its alarms.
     #[error("device {id:?}: no interrupts")]
     Vectors {
         /// Which device.
@@ -232,6 +233,11 @@ impl Builder {
         self.postman.try_clone().map(Mutex::new).map_err(BusError::Deadlines)
     }
 
+    /// The alarms of device processes.
+    pub(super) fn alarms(&self) -> &Alarms {
+        self.postman.alarms()
+    }
+
     /// The segment that a device is wanted on.
     pub(super) fn segment(&self, spec: &DeviceSpec) -> Result<&Arc<PciSegment>, BusError> {
         let no_segment = || BusError::Segment { id: spec.id.clone(), segment: spec.segment };
@@ -279,6 +285,8 @@ impl Builder {
         if window.is_some() {
             backend.limit_to(FLUSH_LIMIT);
         }
+        let errors = backend.errors().and_then(|errors| self.postman.alarms().watch(&id, errors));
+        errors.map_err(|source| BusError::Vectors { id: id.clone(), source })?;
         let vectors = self.vectors(&id, spec.segment, bdf, vectors_of(spec))?;
         let (on_fault, on_driver) = self.sinks()?;
         let doorbells = KvmDoorbells::new(self.vm.clone());

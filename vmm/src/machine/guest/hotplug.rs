@@ -97,6 +97,7 @@ impl Bus {
         let id = self.devices.iter().find(|(_, attached)| here(attached))?.0.clone();
         self.builder.segments.get(usize::from(segment))?.unplug(home);
         self.devices.remove(&id);
+        self.builder.alarms().forget(&id);
         Some(id)
     }
 

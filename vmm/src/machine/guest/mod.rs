@@ -112,6 +112,17 @@ impl Guest {
         Ok(())
     }
 
+    /// The guest has broken a queue of a device; answers whether that was news to it.
+    pub fn queue_broken(&self, id: &str) -> bool {
+        let Some(device) = self.bus.device(id) else { return false };
+        let mut device = device.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = device.is_up() && !device.needs_reset();
+        if news {
+            device.demand_reset();
+        }
+        news
+    }
+
     /// A device's configuration space has changed in its process.
     pub fn config_changed(&self, id: &str) -> Result<(), ReplaceError> {
         let device = self.bus.device(id).ok_or_else(|| ReplaceError::Unknown(id.into()))?;
