@@ -2,8 +2,11 @@
 //!
 //! docs/threat-model.md has the classes.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
+use granule_tests::client::Client;
 use granule_tests::session::Session;
 use granule_tests::vm::{Guest, MIB, Vm};
 use granule_tests::wait;
@@ -163,6 +166,47 @@ fn a_device_process_that_goes_silent_delays_no_answer_and_is_replaced() {
     });
     assert!(replaced.is_some(), "no new device process: {:?}", vm.monitor.processes());
     session.line("GRANULE ok hostile:late:");
+    serves_entropy(&mut session);
+    vm.monitor.shutdown();
+}
+
+#[test]
+fn programs_that_speak_no_vhost_user_cannot_be_added_and_hold_nobody_up() {
+    let (vm, mut session) = talk(&guest());
+    let before = (vm.monitor.info(), vm.monitor.processes().len());
+    // A reply to GET_FEATURES of 4 GiB.
+    let huge: Vec<u8> = [1, 5, u32::MAX, 0, 0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    let peers =
+        [("silent", None), ("nonsense", Some(vec![0xff; 64])), ("huge", Some(huge)), ("gone", Some(vec![]))];
+    for (name, answer) in peers {
+        let path = vm.monitor.folder().path().join(name);
+        let listener = UnixListener::bind(&path).unwrap();
+        let peer = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 4096];
+            while stream.read(&mut request).is_ok_and(|count| count > 0) {
+                match &answer {
+                    None => {}
+                    Some(bytes) if bytes.is_empty() => return,
+                    // Whoever does not listen any more need not hear it.
+                    Some(bytes) => drop(stream.write_all(bytes)),
+                }
+            }
+        });
+        let body = json!({"socket": path, "queue_sizes": [64], "device_type": 4}).to_string();
+        let socket = vm.monitor.socket();
+        let asked = std::thread::spawn(move || {
+            let mut client = Client::connect(&socket).unwrap();
+            client.call("PUT", "/api/v1/vm.add-generic-vhost-user", Some(&body)).unwrap()
+        });
+        while !asked.is_finished() {
+            stands(&vm);
+        }
+        let answer = asked.join().unwrap();
+        assert!((400..600).contains(&answer.code), "{name}: {answer:?}");
+        peer.join().unwrap();
+        assert_eq!((vm.monitor.info(), vm.monitor.processes().len()), before, "{name}");
+    }
     serves_entropy(&mut session);
     vm.monitor.shutdown();
 }

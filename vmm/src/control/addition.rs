@@ -7,6 +7,8 @@
 //! So a device that is added later passes the same checks, is opened by the same code and is echoed in the same place as one
 //! that was there from the beginning, whatever its kind.
 
+use std::os::fd::OwnedFd;
+
 use granule_api::call::Call;
 use granule_api::config::{
     Checked, DiskConfig, FsConfig, GenericVhostUserConfig, Mode, NetConfig, PmemConfig, VmConfig, VsockConfig,
@@ -19,12 +21,12 @@ use super::host::HostView;
 use super::refusal::refusal;
 
 /// A device as it was sent.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum NewDevice {
     /// vm.add-disk
     Disk(Box<DiskConfig>),
-    /// vm.add-net
-    Net(Box<NetConfig>),
+    /// vm.add-net, with the taps that came along
+    Net(Box<NetConfig>, Vec<OwnedFd>),
     /// vm.add-pmem
     Pmem(PmemConfig),
     /// vm.add-fs
@@ -44,6 +46,8 @@ pub struct Addition {
     pub whole: VmConfig,
     /// The same, checked.
     pub checked: Checked,
+    /// Descriptors that came with the request.
+    pub passed: Vec<OwnedFd>,
     /// A configuration that has no other device of its kinds.
     pub alone: VmConfig,
     /// The same, checked.
@@ -51,11 +55,11 @@ pub struct Addition {
 }
 
 impl NewDevice {
-    /// The device that a call is about.
-    pub fn of(call: Call) -> Option<Self> {
+    /// The device that a call is about; descriptors that it has no use for are closed.
+    pub fn of(call: Call, fds: Vec<OwnedFd>) -> Option<Self> {
         Some(match call {
             Call::VmAddDisk(disk) => Self::Disk(disk),
-            Call::VmAddNet(net) => Self::Net(net),
+            Call::VmAddNet(net) => Self::Net(net, fds),
             Call::VmAddPmem(pmem) => Self::Pmem(pmem),
             Call::VmAddFs(fs) => Self::Fs(fs),
             Call::VmAddGenericVhostUser(device) => Self::Generic(device),
@@ -68,7 +72,7 @@ impl NewDevice {
     pub fn id(&mut self) -> &mut Option<String> {
         match self {
             Self::Disk(device) => &mut device.id,
-            Self::Net(device) => &mut device.id,
+            Self::Net(device, _) => &mut device.id,
             Self::Pmem(device) => &mut device.id,
             Self::Fs(device) => &mut device.id,
             Self::Generic(device) => &mut device.id,
@@ -80,7 +84,7 @@ impl NewDevice {
     fn prefix(&self) -> &'static str {
         match self {
             Self::Disk(_) => "_disk",
-            Self::Net(_) => "_net",
+            Self::Net(..) => "_net",
             Self::Pmem(_) => "_pmem",
             Self::Fs(_) => "_fs",
             Self::Generic(_) => "_generic_vhost_user",
@@ -92,7 +96,7 @@ impl NewDevice {
     fn slot(&self) -> Option<u8> {
         match self {
             Self::Disk(device) => device.pci_device_id,
-            Self::Net(device) => device.pci_device_id,
+            Self::Net(device, _) => device.pci_device_id,
             Self::Pmem(device) => device.pci_device_id,
             Self::Fs(device) => device.pci_device_id,
             Self::Generic(device) => device.pci_device_id,
@@ -104,7 +108,7 @@ impl NewDevice {
     pub fn join(self, config: &mut VmConfig) -> Result<(), ApiError> {
         match self {
             Self::Disk(device) => config.disks.push(*device),
-            Self::Net(device) => config.net.push(*device),
+            Self::Net(device, _) => config.net.push(*device),
             Self::Pmem(device) => config.pmem.push(device),
             Self::Fs(device) => config.fs.push(device),
             Self::Generic(device) => config.generic_vhost_user.push(device),
@@ -114,6 +118,34 @@ impl NewDevice {
             Self::Vsock(device) => config.vsock = Some(device),
         }
         Ok(())
+    }
+
+    /// The descriptors that came along.
+    pub fn take_passed(&mut self) -> Vec<OwnedFd> {
+        match self {
+            Self::Net(_, fds) => std::mem::take(fds),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Gives it a name, if it has none.
+    pub fn name(&mut self, config: &VmConfig, ids: &mut Ids) -> String {
+        let prefix = self.prefix();
+        let names = super::devices::taken(config);
+        self.id().get_or_insert_with(|| ids.give(prefix, &names)).clone()
+    }
+
+    fn join_both(self, whole: &mut VmConfig, alone: &mut VmConfig) -> Result<(), ApiError> {
+        let copy = match &self {
+            Self::Disk(device) => Self::Disk(device.clone()),
+            Self::Net(device, _) => Self::Net(device.clone(), Vec::new()),
+            Self::Pmem(device) => Self::Pmem(device.clone()),
+            Self::Fs(device) => Self::Fs(device.clone()),
+            Self::Generic(device) => Self::Generic(device.clone()),
+            Self::Vsock(device) => Self::Vsock(device.clone()),
+        };
+        copy.join(alone)?;
+        self.join(whole)
     }
 
     /// Checks what becomes of `config` with it. For a guest that runs, it is named now and looked at alone, too.
@@ -137,16 +169,13 @@ impl NewDevice {
                 "pmem: the memory map of a running guest is fixed; add the image before the VM is booted",
             ));
         }
-        let prefix = self.prefix();
-        let names = super::devices::taken(config);
-        let id = self.id().get_or_insert_with(|| ids.give(prefix, &names)).clone();
+        let (id, passed) = (self.name(config, ids), self.take_passed());
         let mut whole = config.clone();
-        self.clone().join(&mut whole)?;
-        let checked = create::create(whole.clone(), defaults, host)?.checked;
         let mut alone = without_devices(config);
-        self.join(&mut alone)?;
+        self.join_both(&mut whole, &mut alone)?;
+        let checked = create::create(whole.clone(), defaults, host)?.checked;
         let alone_checked = create::create(alone.clone(), defaults, host)?.checked;
-        Ok(Addition { id, whole, checked, alone, alone_checked })
+        Ok(Addition { id, whole, checked, passed, alone, alone_checked })
     }
 }
 

@@ -7,7 +7,7 @@ use granule_arch::layout::{MAX_PCI_SEGMENTS, MAX_VCPUS, RAM_BASE, RAM_GRANULARIT
 
 use super::devices::Ids;
 use super::host::HostView;
-use super::vm::{Created, MteDecision};
+use super::vm::{Created, MteDecision, PassedFds};
 
 /// vCPUs that the memory map has room for.
 const MOST_VCPUS: u32 = MAX_VCPUS as u32;
@@ -45,7 +45,7 @@ pub fn create(config: VmConfig, defaults: &Defaults, host: &HostView) -> Result<
     };
     let checked = config::check(&config, &limits)?;
     let mte = decide(checked.cpus.mte, host)?;
-    Ok(Created { config, checked, mte, ids: Ids::default() })
+    Ok(Created { config, checked, mte, ids: Ids::default(), passed: PassedFds::new() })
 }
 
 /// Tags or not. What was asked for and cannot be had is refused with the kernel's reason, not quietly left out.

@@ -1,5 +1,6 @@
 //! What `control` knows of its one virtual machine.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -34,7 +35,12 @@ pub struct Created {
     pub mte: MteDecision,
     /// Names devices that were given none.
     pub ids: Ids,
+    /// Descriptors that came with the request for a device, by its name: taps of vm.add-net. Kept for every boot.
+    pub passed: PassedFds,
 }
+
+/// Descriptors that came with requests, by the name of the device that they are for.
+pub type PassedFds = BTreeMap<String, Vec<OwnedFd>>;
 
 /// The answer to `cpus.features.mte` on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]

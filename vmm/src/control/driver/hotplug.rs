@@ -29,12 +29,16 @@ const NOT_ADDED: &str = "The device could not be added to the VM";
 
 impl Driver {
     /// Adds a device to a VM that is not booted: its configuration changes, nothing else.
-    pub(super) fn add_cold(&mut self, device: NewDevice) -> Result<(), ApiError> {
+    pub(super) fn add_cold(&mut self, mut device: NewDevice) -> Result<(), ApiError> {
         let Vm::Created(created) = &mut self.vm else { return Err(ApiError::not_created()) };
+        let passed = device.take_passed();
+        // What came along is kept by the device's name.
+        let name = (!passed.is_empty()).then(|| device.name(&created.config, &mut created.ids));
         let mut config = created.config.clone();
         device.join(&mut config)?;
         created.checked = create::create(config.clone(), &self.defaults, &self.host)?.checked;
         created.config = config;
+        created.passed.extend(name.map(|name| (name, passed)));
         Ok(())
     }
 
@@ -59,6 +63,10 @@ impl Driver {
             return Err(refusal(ErrorKind::Conflict, &taken));
         }
         let mte = created.mte == MteDecision::On;
+        let passed = std::mem::take(&mut addition.passed);
+        if !passed.is_empty() {
+            created.passed.insert(addition.id.clone(), passed);
+        }
         let planned = devices::plan(
             &mut addition.alone,
             &addition.alone_checked,
@@ -70,7 +78,8 @@ impl Driver {
             let device = planned.into_iter().find(|device| device.id() == addition.id);
             boot::start_device(device, &mut self.children)
         });
-        let (spec, socket) = device.map_err(|error| error.into_api(NOT_ADDED))?;
+        let started = device.map_err(|error| error.into_api(NOT_ADDED));
+        let (spec, socket) = started.inspect_err(|_| self.abandon(plan))?;
         let sent = self.command(Command::AddDevice(Box::new(spec)), &[socket.as_fd()]);
         sent.inspect_err(|_| self.abandon(plan))
     }
@@ -79,6 +88,9 @@ impl Driver {
     pub(super) fn abandon(&mut self, plan: &Plan) {
         if let Some(addition) = &plan.addition {
             self.children.end(&addition.id);
+            if let Vm::Live(created, _) = &mut self.vm {
+                created.passed.remove(&addition.id);
+            }
         }
     }
 
@@ -110,6 +122,7 @@ impl Driver {
         }
         created.checked = create::create(config.clone(), &self.defaults, &self.host)?.checked;
         created.config = config;
+        created.passed.remove(id);
         Ok(())
     }
 
@@ -132,6 +145,7 @@ impl Driver {
         if addition::remove(&mut config, id) == Removal::Removed {
             created.checked = create::create(config.clone(), &self.defaults, &self.host)?.checked;
             created.config = config;
+            created.passed.remove(id);
             self.events.tell_device("removing", id);
         }
         Ok(())

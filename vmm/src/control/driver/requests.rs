@@ -1,5 +1,7 @@
 //! What clients ask: answered at once, refused by the table, or turned into a plan.
 
+use std::os::fd::OwnedFd;
+
 use granule_api::call::Call;
 use granule_api::config::{VmRemoveDevice, VmResizeDisk};
 use granule_api::error::ApiError;
@@ -35,19 +37,19 @@ impl Driver {
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
             Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
-                let Request { call, reply, .. } = request;
-                let _ = reply.send(self.change_cold(call));
+                let Request { call, fds, reply } = request;
+                let _ = reply.send(self.change_cold(call, fds));
             }
             _ => self.plan_for(verb, request),
         }
     }
 
     /// Changes the configuration of a VM that is not booted, which takes no plan.
-    fn change_cold(&mut self, call: Call) -> Result<Reply, ApiError> {
+    fn change_cold(&mut self, call: Call, fds: Vec<OwnedFd>) -> Result<Reply, ApiError> {
         match call {
             Call::VmRemoveDevice(VmRemoveDevice { id }) => self.remove_cold(&id)?,
             other => {
-                let device = NewDevice::of(other).ok_or_else(ApiError::not_created)?;
+                let device = NewDevice::of(other, fds).ok_or_else(ApiError::not_created)?;
                 self.add_cold(device)?;
             }
         }
@@ -58,7 +60,7 @@ impl Driver {
     pub(super) fn plan_for(&mut self, verb: Verb, request: Request) {
         use Step::{Boot, Connect, Create, Exit, Forget, Pause, PowerButton, Remove, Resume, Stop, Tell};
         let live = matches!(self.vm, Vm::Live(..));
-        let Request { call, reply, .. } = request;
+        let Request { call, fds, reply } = request;
         if let Call::VmResizeDisk(body) = call {
             return self.resize_disk(&body, reply);
         }
@@ -87,7 +89,7 @@ impl Driver {
             Verb::ShutdownMonitor if live => ("shutdown", vec![Stop, Tell("shutdown"), Forget, Exit(0)]),
             Verb::ShutdownMonitor => ("shutdown", vec![Forget, Exit(0)]),
             Verb::AddDevice => {
-                new_device = NewDevice::of(call);
+                new_device = NewDevice::of(call, fds);
                 ("add-device", ADD.to_vec())
             }
             Verb::RemoveDevice => {
