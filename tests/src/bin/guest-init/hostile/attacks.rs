@@ -23,6 +23,9 @@ const NOWHERE: [u64; 12] = [
     u64::MAX & !0xfff,
 ];
 
+/// Those that reach into RAM.
+const NEAR_RAM: [u64; 2] = [0x3fff_fff0, 0x4fff_fff0];
+
 /// A generator of nonsense, the same each time.
 pub struct Random(u64);
 
@@ -134,7 +137,9 @@ fn chains(device: &Device) -> Seen {
         device.reset()
     };
     for bad in NOWHERE {
-        for flags in [0, WRITE, INDIRECT] {
+        // What a chain has of memory may be written: around the ends of RAM that would be the guest's own loss.
+        let harmless: &[u16] = if NEAR_RAM.contains(&bad) { &[0] } else { &[0, WRITE, INDIRECT] };
+        for &flags in harmless {
             attempt(format!("{bad:#x} {flags}"), &|_, _| vec![(bad, 64, flags, 0)])?;
             attempt(format!("{bad:#x} {flags} long"), &|_, _| vec![(bad, u32::MAX & !15, flags, 0)])?;
             attempt(format!("{bad:#x} {flags} behind"), &|_, good| {
@@ -150,7 +155,7 @@ fn chains(device: &Device) -> Seen {
     attempt("beyond the table".into(), &|_, good| vec![(good, 64, NEXT, SIZE)])?;
     attempt("far beyond the table".into(), &|_, good| vec![(good, 64, NEXT, 0xffff)])?;
     attempt("nothing".into(), &|_, good| vec![(good, 0, 0, 0)])?;
-    attempt("all of memory".into(), &|_, good| vec![(good, u32::MAX, WRITE, 0)])?;
+    attempt("all of memory".into(), &|_, good| vec![(good, u32::MAX, 0, 0)])?;
     attempt("the rings themselves".into(), &|rings, _| {
         vec![(rings, 64, NEXT, 1), (rings, PAGE as u32, WRITE, 0)]
     })?;
