@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use granule_tests::client::Client;
+use granule_tests::folder::Folder;
 use granule_tests::session::Session;
 use granule_tests::vm::{Guest, MIB, Vm};
 use granule_tests::wait;
@@ -176,10 +177,11 @@ fn programs_that_speak_no_vhost_user_cannot_be_added_and_hold_nobody_up() {
     let before = (vm.monitor.info(), vm.monitor.processes().len());
     // A reply to GET_FEATURES of 4 GiB.
     let huge: Vec<u8> = [1, 5, u32::MAX, 0, 0].iter().flat_map(|word: &u32| word.to_le_bytes()).collect();
+    let folder = Folder::new();
     let peers =
         [("silent", None), ("nonsense", Some(vec![0xff; 64])), ("huge", Some(huge)), ("gone", Some(vec![]))];
     for (name, answer) in peers {
-        let path = vm.monitor.folder().path().join(name);
+        let path = folder.path().join(name);
         let listener = UnixListener::bind(&path).unwrap();
         let peer = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
