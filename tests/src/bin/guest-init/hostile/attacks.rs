@@ -20,7 +20,7 @@ const NOWHERE: [u64; 12] = [
     0x40_0000_0000,
     0x8000_0000_0000,
     u64::MAX - 15,
-    u64::MAX & !0xfff,
+    !0xfff,
 ];
 
 /// Those that reach into RAM.
@@ -141,7 +141,7 @@ fn chains(device: &Device) -> Seen {
         let harmless: &[u16] = if NEAR_RAM.contains(&bad) { &[0] } else { &[0, WRITE, INDIRECT] };
         for &flags in harmless {
             attempt(format!("{bad:#x} {flags}"), &|_, _| vec![(bad, 64, flags, 0)])?;
-            attempt(format!("{bad:#x} {flags} long"), &|_, _| vec![(bad, u32::MAX & !15, flags, 0)])?;
+            attempt(format!("{bad:#x} {flags} long"), &|_, _| vec![(bad, !15, flags, 0)])?;
             attempt(format!("{bad:#x} {flags} behind"), &|_, good| {
                 vec![(good, 16, NEXT, 1), (bad, 512, flags | NEXT, 2), (good + 1024, 1, WRITE, 0)]
             })?;
@@ -168,7 +168,8 @@ fn chains(device: &Device) -> Seen {
 
 /// Rings that contradict themselves: the device asks for a reset.
 fn rings(device: &Device) -> Seen {
-    let breaks: [(&str, fn(&Queue)); 4] = [
+    type Break = fn(&Queue);
+    let breaks: [(&str, Break); 4] = [
         ("more than there is room for", |queue| queue.set_available(SIZE + 1)),
         ("as many as can be", |queue| queue.set_available(0xffff)),
         ("a head beyond the table", |queue| queue.offer(SIZE, 0)),
