@@ -164,7 +164,9 @@ mod guest {
                         return None;
                     }
                 }
-                Exit::Undecodable { address } | Exit::ReadOnly { address } => panic!("the guest does not do that: {address:?}"),
+                Exit::Undecodable { address } | Exit::ReadOnly { address } => {
+                    panic!("the guest does not do that: {address:?}")
+                }
             }
         }
     }
