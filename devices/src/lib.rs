@@ -14,6 +14,7 @@
 mod amba;
 pub mod balloon;
 pub mod blk;
+pub mod console;
 pub mod hex;
 pub mod pci;
 pub mod pl011;
@@ -28,6 +29,7 @@ mod sync;
 mod sys;
 pub mod virtio;
 pub mod vsock;
+pub mod watchdog;
 
 #[cfg(test)]
 mod contract;

@@ -21,12 +21,16 @@ pub enum JailKind {
 pub enum DeviceKind {
     /// virtio-blk.
     Blk,
+    /// virtio-console.
+    Console,
     /// virtio-rng.
     Rng,
     /// virtio-pmem.
     Pmem,
     /// virtio-vsock.
     Vsock,
+    /// The watchdog.
+    Watchdog,
 }
 
 /// A thread of the machine with a table narrower than its process's.
@@ -42,14 +46,16 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Machine,
         Self::Control,
         Self::Mover,
         Self::Device(DeviceKind::Blk),
+        Self::Device(DeviceKind::Console),
         Self::Device(DeviceKind::Rng),
         Self::Device(DeviceKind::Pmem),
         Self::Device(DeviceKind::Vsock),
+        Self::Device(DeviceKind::Watchdog),
     ];
 }
 
@@ -82,9 +88,11 @@ impl Kind {
             Self::Process(JailKind::Control) => "control",
             Self::Process(JailKind::Device(DeviceKind::Blk)) => "blk",
             Self::Process(JailKind::Mover) => "mover",
+            Self::Process(JailKind::Device(DeviceKind::Console)) => "console",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
             Self::Process(JailKind::Device(DeviceKind::Vsock)) => "vsock",
+            Self::Process(JailKind::Device(DeviceKind::Watchdog)) => "watchdog",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",

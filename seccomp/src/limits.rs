@@ -45,7 +45,9 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
             (Resource::Rtprio, 0),
         ],
         // At most 16 queues of three eventfds each, one connection, at most 32 memory regions.
-        JailKind::Device(DeviceKind::Blk | DeviceKind::Rng | DeviceKind::Pmem) => &[
+        JailKind::Device(
+            DeviceKind::Blk | DeviceKind::Console | DeviceKind::Rng | DeviceKind::Pmem | DeviceKind::Watchdog,
+        ) => &[
             (Resource::Nofile, 128),
             (Resource::Memlock, 0),
             (Resource::Msgqueue, 0),

@@ -4,8 +4,8 @@
 //! memfds that the front end sends.
 
 use crate::call::{
-    FALLOCATE, FCNTL, FDATASYNC, FSTAT, FSYNC, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64, PREADV,
-    PWRITE64, PWRITEV, READ, RECVMSG, SENDMSG, WRITEV,
+    ACCEPT4, FALLOCATE, FCNTL, FDATASYNC, FSTAT, FSYNC, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64,
+    PREADV, PWRITE64, PWRITEV, READ, RECVMSG, SENDMSG, SENDTO, WRITEV,
 };
 use crate::rule::{Rule, Test::Is};
 
@@ -48,4 +48,10 @@ pub(super) const DISK: &[Rule] = &[
     Rule::any(FALLOCATE, "discards of the guest, and zeros"),
     Rule::any(LSEEK, "the size of a resized disk"),
     Rule::any(FSYNC, "flushes of a qcow2 image"),
+];
+
+/// What `granule_devices::console` does with its ends.
+pub(super) const CONSOLE: &[Rule] = &[
+    Rule::any(ACCEPT4, "clients of the socket that control bound"),
+    Rule::any(SENDTO, "output to a client, without waiting for it"),
 ];

@@ -65,6 +65,10 @@ impl Table {
             Kind::Process(JailKind::Device(DeviceKind::Vsock)) => {
                 &[runtime::RUNTIME, device::BACK_END, vsock::VSOCK]
             }
+            Kind::Process(JailKind::Device(DeviceKind::Console)) => {
+                &[runtime::RUNTIME, device::BACK_END, device::CONSOLE]
+            }
+            Kind::Process(JailKind::Device(DeviceKind::Watchdog)) => &[runtime::RUNTIME, device::BACK_END],
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {
                 &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]

@@ -75,7 +75,7 @@ impl Executable {
     }
 }
 
-/// What the child's stdout and stderr are; its stdin is always `/dev/null`.
+/// What the child's stdout and stderr are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Output {
     /// The parent's.
@@ -92,6 +92,7 @@ pub struct Spawn<'a> {
     arguments: Vec<Vec<u8>>,
     descriptors: Vec<BorrowedFd<'a>>,
     output: Output,
+    input: bool,
 }
 
 impl<'a> Spawn<'a> {
@@ -103,6 +104,7 @@ impl<'a> Spawn<'a> {
             arguments: vec![name.as_bytes().to_vec()],
             descriptors: Vec::new(),
             output: Output::Inherit,
+            input: false,
         }
     }
 
@@ -121,6 +123,12 @@ impl<'a> Spawn<'a> {
     /// Chooses stdout and stderr.
     pub fn output(&mut self, output: Output) -> &mut Self {
         self.output = output;
+        self
+    }
+
+    /// Lets the child have the parent's stdin; otherwise it has `/dev/null`.
+    pub fn inherit_input(&mut self) -> &mut Self {
+        self.input = true;
         self
     }
 
@@ -155,13 +163,14 @@ impl<'a> Spawn<'a> {
         let argv = sys::PointerList::new(&arguments);
         let envp = sys::PointerList::new(&environment);
         let sources: Vec<RawFd> = sources.iter().map(AsRawFd::as_raw_fd).collect();
+        let input = (!self.input).then_some(null.as_raw_fd());
         let recipe = sys::Recipe {
             executable: executable.as_raw_fd(),
             argv: &argv,
             envp: &envp,
             stdio: match self.output {
-                Output::Inherit => [Some(null.as_raw_fd()), None, None],
-                Output::Null => [Some(null.as_raw_fd()); 3],
+                Output::Inherit => [input, None, None],
+                Output::Null => [input, Some(null.as_raw_fd()), Some(null.as_raw_fd())],
             },
             first: FIRST,
             sources: &sources,

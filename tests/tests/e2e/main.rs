@@ -7,6 +7,7 @@
 mod bad_input;
 mod boot;
 mod cli;
+mod console;
 mod death;
 mod disks;
 mod events;
@@ -21,6 +22,7 @@ mod selftests;
 mod serial;
 mod snapshot;
 mod vsock;
+mod watchdog;
 mod wire;
 
 use std::sync::LazyLock;

@@ -179,7 +179,7 @@ fn guests_with_tags_share_one_image_in_memory() {
     // More than the file system knows of, so that two per cent of it are more than noise.
     let large = File::options().write(true).open(&image).unwrap();
     large.set_len(64 * MIB).unwrap();
-    let noise: Vec<u8> = (0..32 * MIB).map(|at| (at * 2_654_435_761 >> 7) as u8 | 1).collect();
+    let noise: Vec<u8> = (0..32 * MIB).map(|at| ((at * 2_654_435_761) >> 7) as u8 | 1).collect();
     large.write_all_at(&noise, IMAGE).unwrap();
     let guest = with(json!({"file": image, "readonly": true}), true);
     let started = || {

@@ -31,7 +31,7 @@ fn stream(vm: &Vm) -> UnixStream {
 }
 
 /// The guest answers what it is told, and that all of it arrived.
-fn converses(session: &mut Session) {
+pub fn converses(session: &mut Session) {
     session.say("echo hello");
     assert_eq!(session.line("GRANULE echo "), "hello");
     let long = "x".repeat(1000);
@@ -79,7 +79,7 @@ fn tty_is_standard_input_and_output() {
 }
 
 /// A file that another process writes to: its end is not the end.
-struct Following(fs::File);
+pub struct Following(pub fs::File);
 
 impl std::io::Read for Following {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {

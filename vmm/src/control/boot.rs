@@ -2,18 +2,22 @@
 
 use std::os::fd::OwnedFd;
 
-use granule_api::config::{Checked, CpuTopology, Output};
+use granule_api::config::{Checked, CpuTopology, Output, PciPlace};
 use granule_api::error::{ApiError, ErrorKind};
 use tokio::sync::mpsc;
 
 use super::children::{Children, SpawnError};
-use super::devices::{self, Device, External, PlanError, Planned, Region};
+use super::console_end::{self, ConsoleEnd, ConsoleError};
+use super::devices::{self, Argument, Device, External, PlanError, Planned, Recipe, Region};
 use super::driver::Event;
 use super::files::{self, FileError};
 use super::outside::Connections;
 use super::serial_end::{self, SerialError};
 use super::vm::{Created, MteDecision, SerialEnd};
-use crate::wire::{BootSpec, CpuSpec, DeviceSpec, FdSlot, RegionSpec, SerialSpec, Served, StartSpec};
+use super::watchdog_end::{self, WatchdogEnd};
+use crate::wire::{
+    BootSpec, CpuSpec, DeviceKind, DeviceSpec, FdSlot, RegionSpec, SerialSpec, Served, StartSpec,
+};
 
 /// Why a boot could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +31,12 @@ pub enum BootError {
     /// What a device works on, or who serves it.
     #[error(transparent)]
     Device(#[from] PlanError),
+    /// The console's end.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The watchdog's end.
+    #[error("watchdog: cannot listen for it")]
+    Watchdog(#[source] std::io::Error),
     /// A device process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -48,8 +58,8 @@ impl BootError {
     /// What a client hears: a file or socket that it named is its own to mend, the rest is not.
     pub fn into_api(self, what: &str) -> ApiError {
         let kind = match &self {
-            Self::Spawn(_) | Self::Keep { .. } | Self::NoDevice => ErrorKind::Internal,
-            Self::File(_) | Self::Serial(_) | Self::Device(_) => ErrorKind::BadRequest,
+            Self::Spawn(_) | Self::Keep { .. } | Self::NoDevice | Self::Watchdog(_) => ErrorKind::Internal,
+            Self::File(_) | Self::Serial(_) | Self::Device(_) | Self::Console(_) => ErrorKind::BadRequest,
         };
         ApiError::new(kind, what).caused_by(Some(&self))
     }
@@ -78,6 +88,10 @@ pub struct Prepared {
     pub fds: Vec<OwnedFd>,
     /// What stays here of the serial port.
     pub serial: SerialEnd,
+    /// What stays here of the console.
+    pub console: Option<ConsoleEnd>,
+    /// What stays here of the watchdog.
+    pub watchdog: Option<WatchdogEnd>,
 }
 
 /// Prepares a boot. On an error the caller ends the device processes that were started; everything else is closed.
@@ -85,14 +99,24 @@ pub fn prepare(
     created: &mut Created,
     children: &mut Children,
     connections: &mut Connections,
+    guest: u64,
     post: &mpsc::UnboundedSender<Event>,
     begin: Begin,
 ) -> Result<Prepared, BootError> {
     let mut fds = Parcel::default();
     let checked = created.checked.clone();
-    let start = start_spec(begin, &checked, &mut fds)?;
+    let begun = start_spec(begin, &checked, &mut fds)?;
     let (serial, end) = serial(created, &checked, &mut fds, post)?;
-    let devices = devices(created, &checked, children, connections, &mut fds)?;
+    let (first, console) = console(created, &checked, post)?;
+    let (last, watchdog) = watchdog(&checked, guest, post)?;
+    let mte = created.mte == MteDecision::On;
+    let planned = devices::plan(&mut created.config, &checked, &mut created.ids, connections, mte)?;
+    let planned = first.into_iter().chain(planned).chain(last);
+    let devices = planned.map(|device| match device {
+        Device::Ours(planned) => start(planned, children, &mut fds),
+        Device::Outside(external) => take_up(external, children, &mut fds),
+    });
+    let devices = devices.collect::<Result<_, _>>()?;
     let spec = BootSpec {
         cpus: CpuSpec {
             count: checked.cpus.boot,
@@ -103,13 +127,13 @@ pub fn prepare(
         mte: created.mte == MteDecision::On,
         huge_pages: checked.memory.thp,
         prefault: checked.memory.prefault,
-        start,
+        start: begun,
         serial,
         pci_segments: checked.pci_segments,
         devices,
         start_paused: false,
     };
-    Ok(Prepared { spec, fds: fds.0, serial: end })
+    Ok(Prepared { spec, fds: fds.0, serial: end, console, watchdog })
 }
 
 fn start_spec(begin: Begin, checked: &Checked, fds: &mut Parcel) -> Result<StartSpec, BootError> {
@@ -148,20 +172,42 @@ fn serial(
     })
 }
 
-fn devices(
+fn console(
     created: &mut Created,
     checked: &Checked,
-    children: &mut Children,
-    connections: &mut Connections,
-    fds: &mut Parcel,
-) -> Result<Vec<DeviceSpec>, BootError> {
-    let mte = created.mte == MteDecision::On;
-    let planned = devices::plan(&mut created.config, checked, &mut created.ids, connections, mte)?;
-    let specs = planned.into_iter().map(|device| match device {
-        Device::Ours(planned) => start(planned, children, fds),
-        Device::Outside(external) => take_up(external, children, fds),
-    });
-    specs.collect()
+    post: &mpsc::UnboundedSender<Event>,
+) -> Result<(Option<Device>, Option<ConsoleEnd>), BootError> {
+    let Some(opened) = console_end::open(&checked.console, post)? else { return Ok((None, None)) };
+    let id = created.config.console.id.get_or_insert_with(|| "__console".into()).clone();
+    if opened.pty.is_some() {
+        created.config.console.file = opened.pty;
+    }
+    let planned = Planned {
+        recipe: Recipe { id, kind: DeviceKind::Console, arguments: opened.arguments },
+        place: checked.console_place,
+        queue_sizes: vec![256; 2],
+        memory: None,
+    };
+    Ok((Some(Device::Ours(planned)), Some(opened.end)))
+}
+
+fn watchdog(
+    checked: &Checked,
+    guest: u64,
+    post: &mpsc::UnboundedSender<Event>,
+) -> Result<(Option<Device>, Option<WatchdogEnd>), BootError> {
+    if !checked.watchdog {
+        return Ok((None, None));
+    }
+    let (bite, end) = watchdog_end::open(guest, post).map_err(BootError::Watchdog)?;
+    let arguments = vec![Argument::Fd("--bite-fd", bite)];
+    let planned = Planned {
+        recipe: Recipe { id: watchdog_end::ID.to_owned(), kind: DeviceKind::Watchdog, arguments },
+        place: PciPlace::default(),
+        queue_sizes: vec![16],
+        memory: None,
+    };
+    Ok((Some(Device::Ours(planned)), Some(end)))
 }
 
 /// Starts the process of a device that is added to a guest, or takes up its program; the socket is the one descriptor that

@@ -17,6 +17,7 @@ mod addition;
 mod admission;
 mod boot;
 mod children;
+mod console_end;
 mod counters;
 mod create;
 mod devices;
@@ -37,6 +38,7 @@ mod serial_end;
 mod start;
 mod transfer;
 mod vm;
+mod watchdog_end;
 
 pub use inherited::Inherited;
 pub use start::run;

@@ -32,10 +32,12 @@ pub enum SerialError {
 
 /// A pseudo-terminal: our side for the guest, what keeps it up, and the path for whoever wants to talk to the guest.
 pub fn pty() -> Result<(OwnedFd, SerialEnd, PathBuf), SerialError> {
-    open_pty().map_err(SerialError::Pty)
+    let (ours, second, path) = open_pty().map_err(SerialError::Pty)?;
+    Ok((ours, SerialEnd::Pty { _second: second }, path))
 }
 
-fn open_pty() -> io::Result<(OwnedFd, SerialEnd, PathBuf)> {
+/// A pseudo-terminal: both its sides, and the path of the second.
+pub fn open_pty() -> io::Result<(OwnedFd, OwnedFd, PathBuf)> {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&ours)?;
     unlockpt(&ours)?;
@@ -46,7 +48,7 @@ fn open_pty() -> io::Result<(OwnedFd, SerialEnd, PathBuf)> {
     attributes.make_raw();
     tcsetattr(&second, OptionalActions::Now, &attributes)?;
     let path = PathBuf::from(name.into_string().map_err(|_| io::ErrorKind::InvalidData)?);
-    Ok((ours, SerialEnd::Pty { _second: second }, path))
+    Ok((ours, second, path))
 }
 
 /// A listening socket whose clients are handed to the driver, one at a time.

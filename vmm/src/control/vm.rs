@@ -10,7 +10,9 @@ use granule_api::error::{ApiError, ErrorKind};
 use granule_api::types::JailInfo;
 
 use super::admission::Lifecycle;
+use super::console_end::ConsoleEnd;
 use super::devices::Ids;
+use super::watchdog_end::WatchdogEnd;
 use crate::wire::BootReport;
 
 /// The machine, each state with what exists in it.
@@ -65,6 +67,10 @@ pub struct Live {
     pub jail: JailInfo,
     /// What the serial port holds on the host.
     pub _serial: SerialEnd,
+    /// What the console holds on the host.
+    pub _console: Option<ConsoleEnd>,
+    /// Hears the watchdog.
+    pub _watchdog: Option<WatchdogEnd>,
 }
 
 /// The host's end of a guest's serial port, where it needs keeping.

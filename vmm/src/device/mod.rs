@@ -9,9 +9,11 @@
 //! Nothing that reads what a guest wrote exists before the jail. Each kind has a file here, with its own arguments.
 
 mod blk;
+mod console;
 mod pmem;
 mod rng;
 mod vsock;
+mod watchdog;
 
 use std::error::Error;
 use std::io;
@@ -36,12 +38,16 @@ pub struct DeviceArgs {
 enum Kind {
     /// virtio-blk: a disk
     Blk(blk::Args),
+    /// virtio-console: text in and out
+    Console(console::Args),
     /// virtio-rng: an entropy source
     Rng(rng::Args),
     /// virtio-pmem: an image as memory
     Pmem(pmem::Args),
     /// virtio-vsock: sockets between guest and host
     Vsock(vsock::Args),
+    /// A watchdog, as Cloud Hypervisor's guests drive it
+    Watchdog(watchdog::Args),
 }
 
 /// What every kind has.
@@ -104,6 +110,9 @@ pub enum DeviceError {
         #[source]
         source: io::Error,
     },
+    /// A descriptor of our own.
+    #[error("cannot prepare the device's own descriptors")]
+    Standard(#[source] io::Error),
     /// A descriptor that is not open.
     #[error("descriptor {0} is not open")]
     Descriptor(RawFd),
@@ -122,9 +131,11 @@ pub enum DeviceError {
 pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
     match args.kind {
         Kind::Blk(args) => blk::run(args),
+        Kind::Console(args) => console::run(args),
         Kind::Rng(args) => rng::run(args),
         Kind::Pmem(args) => pmem::run(args),
         Kind::Vsock(args) => vsock::run(args),
+        Kind::Watchdog(args) => watchdog::run(args),
     }
 }
 

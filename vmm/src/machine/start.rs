@@ -70,7 +70,8 @@ fn spawn_control(
     let inherited = inherited.iter().map(|&number| take_inherited(number)).collect::<Result<Vec<_>, _>>()?;
     let executable = Executable::own().map_err(StartError::Prepare)?;
     let mut spawn = Spawn::new(&executable, "granule-control");
-    spawn.argument("control").argument(numbers);
+    // A console may lead to the terminal that we were started on, and control is who opens ends of consoles.
+    spawn.inherit_input().argument("control").argument(numbers);
     for argument in arguments {
         spawn.argument(argument);
     }

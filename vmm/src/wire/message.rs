@@ -228,6 +228,10 @@ pub enum DeviceKind {
     Pmem,
     /// Sockets between guest and host.
     Vsock,
+    /// Text in and out.
+    Console,
+    /// Watchdog.
+    Watchdog,
 }
 
 impl DeviceKind {
@@ -238,6 +242,8 @@ impl DeviceKind {
             Self::Rng => "rng",
             Self::Pmem => "pmem",
             Self::Vsock => "vsock",
+            Self::Console => "console",
+            Self::Watchdog => "watchdog",
         }
     }
 }

@@ -28,7 +28,6 @@ const REFUSALS: &[Refusal] = &[
         "a virtual IOMMU is not supported",
     ),
     refusal("console.iommu", |vm| vm.console.iommu, "a virtual IOMMU is not supported"),
-    refusal("watchdog", |vm| vm.watchdog, "the watchdog is not supported yet"),
     refusal("rtc", |vm| vm.rtc.is_some(), "a virtio clock is not supported; the guest has a PL031"),
     refusal("pvpanic", |vm| vm.pvpanic, "pvpanic is not supported yet"),
     refusal("pci_segments", |vm| !vm.pci_segments.is_empty(), "weights of PCI windows are not supported"),

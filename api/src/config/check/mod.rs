@@ -61,6 +61,10 @@ pub struct Checked {
     pub serial: Output,
     /// Where the virtio console's text goes.
     pub console: Output,
+    /// Where on the PCI bus the console is wanted.
+    pub console_place: PciPlace,
+    /// Whether there is a watchdog.
+    pub watchdog: bool,
     /// Disks, in the order of `/dev/vda`, `/dev/vdb`, ….
     pub disks: Vec<Disk>,
     /// The entropy device.
@@ -140,6 +144,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     built::refuse_unbuilt(config)?;
     let serial = output::serial(&config.serial)?;
     let console = output::console(&config.console)?;
+    output::at_odds(&serial, &console)?;
     let pci_segments = places::segments(config, limits)?;
     let disks = each("disks", &config.disks, |field, disk| check_disk(field, disk, pci_segments))?;
     let rng = Rng {
@@ -153,6 +158,8 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     })?;
     let pmem = pmem::check(&config.pmem, pci_segments)?;
     let vsock = config.vsock.as_ref().map(|raw| vsock::vsock(raw, pci_segments)).transpose()?;
+    let at = &config.console;
+    let console_place = places::place("console", at.pci_segment, at.pci_device_id, pci_segments)?;
     places::unique_ids(config)?;
     Ok(Checked {
         cpus,
@@ -160,6 +167,8 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         payload,
         serial,
         console,
+        console_place,
+        watchdog: config.watchdog,
         disks,
         rng,
         pmem,

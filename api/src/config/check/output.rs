@@ -30,13 +30,16 @@ pub(super) fn serial(raw: &SerialConfig) -> Result<Output, ConfigError> {
 }
 
 pub(super) fn console(raw: &ConsoleConfig) -> Result<Output, ConfigError> {
-    match output("console", raw.mode, raw.file.as_deref(), raw.socket.as_deref())? {
-        output @ (Output::Off | Output::Null) => Ok(output),
-        _ => Err(ConfigError::new(
-            "console.mode",
-            Fault::Unsupported("the virtio console is not supported yet; use Off here and the serial line"),
-        )),
+    output("console", raw.mode, raw.file.as_deref(), raw.socket.as_deref())
+}
+
+/// Refuses two lines to one terminal: neither would be readable, and each key typed would go to either.
+pub(super) fn at_odds(serial: &Output, console: &Output) -> Result<(), ConfigError> {
+    if (serial, console) != (&Output::Tty, &Output::Tty) {
+        return Ok(());
     }
+    let text = "the serial line has the terminal already; one of the two modes must not be Tty";
+    Err(ConfigError::new("console.mode", Fault::Contradiction(text.to_owned())))
 }
 
 fn output(line: &str, mode: Mode, file: Option<&Path>, socket: Option<&Path>) -> Result<Output, ConfigError> {

@@ -109,10 +109,9 @@ fn outputs_need_what_their_mode_says() {
     );
     let long = format!(r#""serial":{{"mode":"Socket","socket":"/{}"}}"#, "s".repeat(107));
     assert_eq!(refusal(&with(&long)), "serial.socket: 108 bytes long, a socket address takes 107");
-    assert!(
-        refusal(&with(r#""console":{"mode":"Tty"}"#)).starts_with("console.mode: the virtio console is not")
-    );
-    for mode in ["Off", "Null"] {
+    let both = with(r#""console":{"mode":"Tty"},"serial":{"mode":"Tty"}"#);
+    assert!(refusal(&both).starts_with("console.mode: the serial line has the terminal already"));
+    for mode in ["Off", "Null", "Tty", "Pty"] {
         assert!(check(&parsed(&with(&format!(r#""console":{{"mode":"{mode}"}}"#))), &LIMITS).is_ok());
     }
 }

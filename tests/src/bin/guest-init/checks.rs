@@ -1,6 +1,7 @@
 //! The checks by name; each returns what it saw, or why it could not look.
 
 pub mod clock;
+pub mod console;
 pub mod cpus;
 pub mod disk;
 pub mod fs;
@@ -11,6 +12,7 @@ pub mod pmem;
 pub mod power;
 pub mod rng;
 pub mod selftests;
+pub mod watchdog;
 
 use std::process::Command;
 
@@ -32,10 +34,13 @@ pub fn report(name: &str) -> bool {
         "pci" => pci::look(),
         "rng" => rng::look(),
         "selftests" => selftests::run("/selftests"),
+        "watchdog" => watchdog::ping_once(),
+        "window" => console::window(),
         other => match other.split_once(':') {
             Some(("selftests", folder)) => selftests::run(folder),
             Some(("fs", tag)) => fs::read(tag),
             Some(("fs-write", tag)) => fs::write(tag),
+            Some(("flood", path)) => console::flood(path),
             Some(("disk", words)) => disk::look(words),
             Some(("pmem", words)) => pmem::look(words),
             Some(("hostile", words)) => hostile::look(words),

@@ -24,9 +24,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use granule_api::error::ApiError;
 use granule_api::server::Request;
+use granule_devices::console::Window;
 use tokio::sync::mpsc;
 
 use super::children::{Children, Death};
+use super::console_end::ConsoleEnd;
 use super::create;
 use super::events::EventMonitor;
 use super::host::HostView;
@@ -35,6 +37,7 @@ use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
 use super::transfer::{Moved, Transfer};
 use super::vm::{SerialEnd, Vm};
+use super::watchdog_end::WatchdogEnd;
 use crate::wire::{ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, Outcome};
 
 /// Everything that can happen to the driver.
@@ -56,6 +59,13 @@ pub enum Event {
     Moved(Moved),
     /// A device process ended.
     Death(Death),
+    /// The terminal that shows the console has another size.
+    ConsoleResized(Window),
+    /// The watchdog has not heard of that guest for too long.
+    WatchdogBite {
+        /// The guest, counted from the first boot.
+        guest: u64,
+    },
     /// A client connected to the serial socket.
     SerialClient(OwnedFd),
 }
@@ -85,6 +95,10 @@ pub struct Driver {
     waiting: VecDeque<Request>,
     urgent: VecDeque<Plan>,
     serial_in_boot: Option<SerialEnd>,
+    console_in_boot: Option<ConsoleEnd>,
+    watchdog_in_boot: Option<WatchdogEnd>,
+    /// The console's size as last told, for the successor of its process.
+    window: Option<Window>,
     connections: Connections,
     boots: u64,
     end: Option<End>,
@@ -127,6 +141,9 @@ impl Driver {
             waiting: VecDeque::new(),
             urgent: VecDeque::new(),
             serial_in_boot: None,
+            console_in_boot: None,
+            watchdog_in_boot: None,
+            window: None,
             connections: Connections::default(),
             boots: 0,
             end: None,
@@ -181,6 +198,8 @@ impl Driver {
             Event::Sought(sought) => self.on_sought(sought),
             Event::Worked(id, worked) => self.on_worked(id, worked),
             Event::Moved(moved) => self.on_moved(moved),
+            Event::ConsoleResized(window) => self.on_console_resized(window),
+            Event::WatchdogBite { guest } => self.on_watchdog_bite(guest),
             Event::Death(death) => self.on_death(death),
             Event::SerialClient(connection) => {
                 let attach = Command::AttachSerial { connection: FdSlot(0) };

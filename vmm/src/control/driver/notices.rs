@@ -1,8 +1,13 @@
 //! What happens unasked: the guest ends itself, a device process dies, a signal comes.
 
+use granule_devices::console::Window;
+use granule_devices::watchdog::{PAUSE, RESUME};
+
+use super::super::admission::Lifecycle;
 use super::super::children::Death;
 use super::super::outside::Sought;
 use super::super::plan::{Audience, Plan, Step};
+use super::super::watchdog_end;
 use super::Driver;
 use crate::wire::{GuestEnd, Notice};
 
@@ -95,5 +100,43 @@ impl Driver {
         let mut plan = Plan::new("device restart", [step], Audience::Log);
         (plan.device, plan.socket) = (Some(id), socket);
         self.queue_for_guest(plan);
+    }
+
+    /// The terminal that shows the console has another size: the process is told, and the guest by the process.
+    pub(super) fn on_console_resized(&mut self, window: Window) {
+        self.window = Some(window);
+        let Some(id) = self.vm.created().and_then(|created| created.config.console.id.clone()) else {
+            return;
+        };
+        let steps = [Step::Order, Step::ConfigChanged];
+        let mut plan = Plan::new("console resize", steps, Audience::Log);
+        (plan.device, plan.order) = (Some(id), window.order().to_vec());
+        self.queue_for_guest(plan);
+    }
+
+    /// The guest has fallen silent.
+    pub(super) fn on_watchdog_bite(&mut self, guest: u64) {
+        use Step::{Boot, Connect, Stop, Tell};
+        if guest != self.boots || self.vm.lifecycle() != Lifecycle::Running {
+            return;
+        }
+        tracing::error!("the guest has not been heard of for too long and is reset");
+        self.events.tell_device("watchdog", watchdog_end::ID);
+        self.queue_for_guest(Plan::new(
+            "reboot",
+            [Tell("rebooting"), Stop, Connect, Boot, Tell("rebooted")],
+            Audience::CommandLine,
+        ));
+    }
+
+    /// Lets the watchdog's time pass, or not, as the machine runs or stands still.
+    pub(super) fn tell_watchdog(&self) {
+        let Some(orders) = self.children.orders(watchdog_end::ID) else { return };
+        let order = if self.vm.lifecycle() == Lifecycle::Paused { PAUSE } else { RESUME };
+        tokio::spawn(async move {
+            if let Err(error) = orders.give(order, None).await {
+                tracing::warn!(%error, "the watchdog was not told whether the machine runs");
+            }
+        });
     }
 }

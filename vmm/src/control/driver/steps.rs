@@ -131,9 +131,15 @@ impl Driver {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
         };
         self.events.tell("vm", "booting");
-        let prepared =
-            boot::prepare(created, &mut self.children, &mut self.connections, &self.post, Begin::Kernel);
-        let boot::Prepared { spec, fds, serial } = match prepared {
+        let prepared = boot::prepare(
+            created,
+            &mut self.children,
+            &mut self.connections,
+            self.boots + 1,
+            &self.post,
+            Begin::Kernel,
+        );
+        let boot::Prepared { spec, fds, serial, console, watchdog } = match prepared {
             Ok(prepared) => prepared,
             Err(error) => {
                 self.children.end_all();
@@ -141,6 +147,8 @@ impl Driver {
             }
         };
         self.serial_in_boot = Some(serial);
+        (self.console_in_boot, self.watchdog_in_boot) = (console, watchdog);
+        self.window = None;
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.command(Command::Boot(Box::new(spec)), &borrowed)
     }
@@ -239,6 +247,8 @@ impl Driver {
                             report: *report,
                             paused: step == Step::Finish,
                             _serial: serial,
+                            _console: self.console_in_boot.take(),
+                            _watchdog: self.watchdog_in_boot.take(),
                             jail,
                         }),
                     );
@@ -250,6 +260,7 @@ impl Driver {
             }
             (Step::Boot, Err(failure)) => {
                 self.serial_in_boot = None;
+                (self.console_in_boot, self.watchdog_in_boot) = (None, None);
                 self.children.end_all();
                 return Err(from_failure("The VM could not boot", &failure));
             }
@@ -257,6 +268,7 @@ impl Driver {
                 if let Some(live) = self.vm.live_mut() {
                     live.paused = step == Step::Pause;
                 }
+                self.tell_watchdog();
                 self.events.tell("vm", if step == Step::Pause { "paused" } else { "resumed" });
             }
             (Step::Stop, Ok(_)) => {
@@ -273,6 +285,12 @@ impl Driver {
             (Step::Replace, Ok(_)) => {
                 if let Some(id) = &plan.device {
                     self.events.tell_device("restarted", id);
+                }
+                self.tell_watchdog();
+                let console = self.vm.created().and_then(|created| created.config.console.id.as_ref());
+                if let Some(window) = self.window.filter(|_| plan.device.as_ref() == console) {
+                    // Not from here: another plan may begin only when this one has ended.
+                    let _ = self.post.send(Event::ConsoleResized(window));
                 }
             }
             (Step::Orphan, Ok(_)) => {

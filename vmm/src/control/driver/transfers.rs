@@ -233,10 +233,18 @@ impl Driver {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to be restored"));
         };
         let begin = Begin::Snapshot { state, mover: machines };
-        let prepared = boot::prepare(created, &mut self.children, &mut self.connections, &self.post, begin);
-        let boot::Prepared { spec, fds, serial } =
+        let prepared = boot::prepare(
+            created,
+            &mut self.children,
+            &mut self.connections,
+            self.boots + 1,
+            &self.post,
+            begin,
+        );
+        let boot::Prepared { spec, fds, serial, console, watchdog } =
             prepared.map_err(|error| error.into_api(Step::Rebuild.failure()))?;
         self.serial_in_boot = Some(serial);
+        (self.console_in_boot, self.watchdog_in_boot) = (console, watchdog);
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.command(Command::Boot(Box::new(spec)), &borrowed)
     }
@@ -247,6 +255,7 @@ impl Driver {
             return;
         }
         self.serial_in_boot = None;
+        (self.console_in_boot, self.watchdog_in_boot) = (None, None);
         self.children.expect_end();
         self.send_unawaited(Command::Stop, &[]);
         self.children.end_all();

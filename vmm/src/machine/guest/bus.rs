@@ -349,7 +349,8 @@ fn ready_time(size: u64) -> Duration {
 fn config_size(kind: DeviceKind) -> usize {
     match kind {
         DeviceKind::Blk => granule_devices::blk::CONFIG_SIZE,
-        DeviceKind::Rng => 0,
+        DeviceKind::Console => granule_devices::console::CONFIG_SIZE,
+        DeviceKind::Rng | DeviceKind::Watchdog => 0,
         DeviceKind::Pmem => pmem::CONFIG_SIZE,
         DeviceKind::Vsock => granule_devices::vsock::CONFIG_SIZE,
     }
@@ -365,9 +366,11 @@ fn device_type(served: &Served) -> DeviceType {
 fn type_of(kind: DeviceKind) -> DeviceType {
     match kind {
         DeviceKind::Blk => DeviceType::Block,
+        DeviceKind::Console => DeviceType::Console,
         DeviceKind::Rng => DeviceType::Rng,
         DeviceKind::Pmem => DeviceType::Pmem,
         DeviceKind::Vsock => DeviceType::Vsock,
+        DeviceKind::Watchdog => DeviceType::Watchdog,
     }
 }
 

@@ -1,0 +1,28 @@
+//! The console from inside: its size, and how much can be said to it.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+
+use rustix::termios::tcgetwinsize;
+use serde_json::json;
+
+use super::Seen;
+
+/// Bytes of a flood.
+const FLOOD: usize = 1 << 20;
+
+/// The size of the terminal that standard output is.
+pub fn window() -> Seen {
+    let size = tcgetwinsize(std::io::stdout()).map_err(|e| e.to_string())?;
+    Ok(json!({"columns": size.ws_col, "rows": size.ws_row}))
+}
+
+/// Writes a lot to a terminal.
+pub fn flood(path: &str) -> Seen {
+    let mut terminal = OpenOptions::new().write(true).open(path).map_err(|e| format!("{path}: {e}"))?;
+    let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+    for _ in 0..FLOOD / line.len() {
+        terminal.write_all(&line).map_err(|e| format!("{path}: {e}"))?;
+    }
+    Ok(json!({"bytes": FLOOD}))
+}
