@@ -31,6 +31,8 @@ pub enum DeviceKind {
     Vsock,
     /// The watchdog.
     Watchdog,
+    /// virtio-balloon.
+    Balloon,
 }
 
 /// A thread of the machine with a table narrower than its process's.
@@ -46,7 +48,7 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Machine,
         Self::Control,
         Self::Mover,
@@ -56,6 +58,7 @@ impl JailKind {
         Self::Device(DeviceKind::Pmem),
         Self::Device(DeviceKind::Vsock),
         Self::Device(DeviceKind::Watchdog),
+        Self::Device(DeviceKind::Balloon),
     ];
 }
 
@@ -93,6 +96,7 @@ impl Kind {
             Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
             Self::Process(JailKind::Device(DeviceKind::Vsock)) => "vsock",
             Self::Process(JailKind::Device(DeviceKind::Watchdog)) => "watchdog",
+            Self::Process(JailKind::Device(DeviceKind::Balloon)) => "balloon",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",

@@ -46,7 +46,12 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
         ],
         // At most 16 queues of three eventfds each, one connection, at most 32 memory regions.
         JailKind::Device(
-            DeviceKind::Blk | DeviceKind::Console | DeviceKind::Rng | DeviceKind::Pmem | DeviceKind::Watchdog,
+            DeviceKind::Balloon
+            | DeviceKind::Blk
+            | DeviceKind::Console
+            | DeviceKind::Rng
+            | DeviceKind::Pmem
+            | DeviceKind::Watchdog,
         ) => &[
             (Resource::Nofile, 128),
             (Resource::Memlock, 0),

@@ -32,6 +32,7 @@ const LATER: &[(&str, &[&str])] = &[
         ],
     ),
     ("tcp", &["net/core/failover", "net/net_failover", "net/virtio_net"]),
+    ("balloon-modules", &["virtio/virtio_balloon"]),
 ];
 
 /// What is to be booted: the body of `vm.create`, and what goes into the initramfs.

@@ -10,6 +10,7 @@ use crate::call::{
 use crate::rule::{Rule, Test::Is};
 
 const F_GETFL: u32 = 3;
+const PUNCH_HOLE_KEEP_SIZE: u32 = 3;
 const F_DUPFD_CLOEXEC: u32 = 1030;
 const F_ADD_SEALS: u32 = 1033;
 
@@ -24,6 +25,10 @@ pub(super) const BACK_END: &[Rule] = &[
     Rule::when(FCNTL, &[Is(1, F_DUPFD_CLOEXEC)], "a second handle of the connection"),
     Rule::when(FCNTL, &[Is(1, F_GETFL)], "may a passed memory file be written to?"),
 ];
+
+/// The balloon: holes in the memory that it was given, and no other change of a file.
+pub(super) const BALLOON: &[Rule] =
+    &[Rule::when(FALLOCATE, &[Is(1, PUNCH_HOLE_KEEP_SIZE)], "pages that the guest gives back are freed")];
 
 /// Persistent memory: the image and the memory that is a copy of it, both by descriptor.
 pub(super) const PMEM: &[Rule] = &[

@@ -69,6 +69,9 @@ impl Table {
                 &[runtime::RUNTIME, device::BACK_END, device::CONSOLE]
             }
             Kind::Process(JailKind::Device(DeviceKind::Watchdog)) => &[runtime::RUNTIME, device::BACK_END],
+            Kind::Process(JailKind::Device(DeviceKind::Balloon)) => {
+                &[runtime::RUNTIME, device::BACK_END, device::BALLOON]
+            }
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {
                 &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests too: a panic is how they fail")]
 
 mod bad_input;
+mod balloon;
 mod boot;
 mod cli;
 mod console;

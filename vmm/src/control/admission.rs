@@ -54,6 +54,8 @@ pub enum Verb {
     PowerButton,
     /// vm.delete
     Delete,
+    /// vm.resize
+    Resize,
     /// vm.resize-disk
     ResizeDisk,
     /// vm.add-disk and its kin
@@ -64,7 +66,7 @@ pub enum Verb {
     Snapshot,
     /// vm.restore
     Restore,
-    /// vm.resize, vm.send-migration, …: they need a machine and are not built yet.
+    /// vm.send-migration, …: they need a machine and are not built yet.
     Unbuilt,
 }
 
@@ -86,7 +88,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Metrics,
@@ -100,6 +102,7 @@ impl Verb {
         Self::Reboot,
         Self::PowerButton,
         Self::Delete,
+        Self::Resize,
         Self::ResizeDisk,
         Self::AddDevice,
         Self::RemoveDevice,
@@ -132,7 +135,12 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         // The reference document has 404 here and 405 for its siblings.
         (Verb::Resume, Created) => Deny(ErrorKind::NotFound, "VM is not booted"),
         (
-            Verb::Counters | Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk,
+            Verb::Counters
+            | Verb::Shutdown
+            | Verb::Reboot
+            | Verb::PowerButton
+            | Verb::Resize
+            | Verb::ResizeDisk,
             Running | Paused,
         ) => Run,
         (
@@ -141,6 +149,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
             | Verb::Shutdown
             | Verb::Reboot
             | Verb::PowerButton
+            | Verb::Resize
             | Verb::ResizeDisk,
             Created,
         ) => NOT_BOOTED,
@@ -156,7 +165,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 19] = [
+    const TABLE: [(Verb, [u16; 4]); 20] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Metrics, [0, 0, 0, 0]),
@@ -170,6 +179,7 @@ mod tests {
         (Verb::Reboot, [404, 405, 0, 0]),
         (Verb::PowerButton, [404, 405, 0, 0]),
         (Verb::Delete, [0, 0, 0, 0]),
+        (Verb::Resize, [404, 405, 0, 0]),
         (Verb::ResizeDisk, [404, 405, 0, 0]),
         (Verb::AddDevice, [404, 0, 0, 0]),
         (Verb::RemoveDevice, [404, 0, 0, 0]),

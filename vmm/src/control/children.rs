@@ -103,6 +103,17 @@ impl Children {
         }
     }
 
+    /// Has a successor of the process that serves `id` be started with another value behind `flag`.
+    pub fn amend(&mut self, id: &str, flag: &str, value: String) {
+        let Some(running) = self.alive.get_mut(id) else { return };
+        let arguments = &mut running.recipe.arguments;
+        let flag =
+            arguments.iter().position(|argument| matches!(argument, Argument::Text(text) if text == flag));
+        if let Some(place) = flag.and_then(|flag| arguments.get_mut(flag + 1)) {
+            *place = Argument::Text(value);
+        }
+    }
+
     /// The way to give orders to the process that serves `id`.
     pub fn orders(&self, id: &str) -> Option<Orders> {
         self.alive.get(id).map(|running| running.orders.clone())

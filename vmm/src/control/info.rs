@@ -34,13 +34,13 @@ pub fn ping(host: &HostView) -> Result<Reply, ApiError> {
 }
 
 /// vm.info, while there is a machine.
-pub fn info(vm: &Vm) -> Option<Result<Reply, ApiError>> {
+pub fn info(vm: &Vm) -> Option<VmInfo> {
     let created = vm.created()?;
     let live = match vm {
         Vm::Live(_, live) => Some(&**live),
         _ => None,
     };
-    Some(Reply::json(&VmInfo {
+    Some(VmInfo {
         config: created.config.clone(),
         state: match vm.lifecycle() {
             Lifecycle::Running => VmState::Running,
@@ -51,7 +51,7 @@ pub fn info(vm: &Vm) -> Option<Result<Reply, ApiError>> {
         device_tree: live.map(device_tree),
         mte: Some(mte(created, live)),
         jail: live.map(|live| live.jail.clone()),
-    }))
+    })
 }
 
 fn mte(created: &Created, live: Option<&Live>) -> MteInfo {

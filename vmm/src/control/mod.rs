@@ -15,6 +15,7 @@
 
 mod addition;
 mod admission;
+mod balloon;
 mod boot;
 mod children;
 mod console_end;

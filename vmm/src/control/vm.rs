@@ -122,6 +122,14 @@ impl Vm {
         }
     }
 
+    /// The same, to be changed.
+    pub fn created_mut(&mut self) -> Option<&mut Created> {
+        match self {
+            Self::Absent => None,
+            Self::Created(created) | Self::Live(created, _) => Some(created),
+        }
+    }
+
     /// Refuses an id that is not that of a disk.
     pub fn must_have_disk(&self, id: &str) -> Result<(), ApiError> {
         let config = self.created().map(|created| &created.config);

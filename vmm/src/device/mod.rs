@@ -8,6 +8,7 @@
 //!
 //! Nothing that reads what a guest wrote exists before the jail. Each kind has a file here, with its own arguments.
 
+mod balloon;
 mod blk;
 mod console;
 mod pmem;
@@ -42,6 +43,8 @@ enum Kind {
     Console(console::Args),
     /// virtio-rng: an entropy source
     Rng(rng::Args),
+    /// virtio-balloon: memory that the guest gives back
+    Balloon(balloon::Args),
     /// virtio-pmem: an image as memory
     Pmem(pmem::Args),
     /// virtio-vsock: sockets between guest and host
@@ -136,6 +139,7 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
         Kind::Pmem(args) => pmem::run(args),
         Kind::Vsock(args) => vsock::run(args),
         Kind::Watchdog(args) => watchdog::run(args),
+        Kind::Balloon(args) => balloon::run(args),
     }
 }
 

@@ -232,6 +232,8 @@ pub enum DeviceKind {
     Console,
     /// Watchdog.
     Watchdog,
+    /// Memory balloon.
+    Balloon,
 }
 
 impl DeviceKind {
@@ -244,6 +246,7 @@ impl DeviceKind {
             Self::Vsock => "vsock",
             Self::Console => "console",
             Self::Watchdog => "watchdog",
+            Self::Balloon => "balloon",
         }
     }
 }

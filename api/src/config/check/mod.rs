@@ -4,6 +4,7 @@
 //! host is touched (whether a file is there is found out when it is opened). A refusal names the field by its path
 //! in the JSON: `cpus.boot_vcpus: 0 is not in 1..=32`.
 
+mod balloon;
 mod built;
 mod disk;
 mod error;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{CoreScheduling, CpuTopology, MteRequest, VmConfig};
+pub use balloon::Balloon;
 pub use disk::{Disk, disk as check_disk};
 pub use error::{ConfigError, Fault};
 pub use external::{Fs, GenericVhostUser};
@@ -77,6 +79,8 @@ pub struct Checked {
     pub pmem: Vec<Pmem>,
     /// Sockets between guest and host.
     pub vsock: Option<Vsock>,
+    /// The balloon.
+    pub balloon: Option<Balloon>,
     /// PCI segments, 1 or more.
     pub pci_segments: u16,
 }
@@ -160,6 +164,8 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     let vsock = config.vsock.as_ref().map(|raw| vsock::vsock(raw, pci_segments)).transpose()?;
     let at = &config.console;
     let console_place = places::place("console", at.pci_segment, at.pci_device_id, pci_segments)?;
+    let balloon = config.balloon.as_ref();
+    let balloon = balloon.map(|raw| balloon::check(raw, memory.size, pci_segments)).transpose()?;
     places::unique_ids(config)?;
     Ok(Checked {
         cpus,
@@ -172,6 +178,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         disks,
         rng,
         pmem,
+        balloon,
         fs,
         generic_vhost_user,
         vsock,

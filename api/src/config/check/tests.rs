@@ -120,7 +120,6 @@ fn outputs_need_what_their_mode_says() {
 fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
         ("net", r#""net":[{}]"#),
-        ("balloon", r#""balloon":{"size":0}"#),
         ("devices", r#""devices":[{"path":"/sys"}]"#),
         ("iommu", r#""iommu":true"#),
         ("platform.tdx", r#""platform":{"tdx":true}"#),
@@ -169,6 +168,16 @@ fn persistent_memory_is_an_image_that_one_may_write_to_or_not() {
     let good = with(r#""pmem":[{"file":"/a","size":2097152,"readonly":true}]"#);
     let checked = check(&parsed(&good), &LIMITS).unwrap();
     assert_eq!((checked.pmem[0].size, checked.pmem[0].read_only), (Some(2 << 20), true));
+}
+
+#[test]
+fn a_balloon_is_no_larger_than_memory() {
+    let of = |member: &str| with(&format!(r#""memory":{{"size":1048576}},"balloon":{{{member}}}"#));
+    let more = refusal(&of(r#""size":1048577"#));
+    assert!(more.starts_with("balloon.size: 1048577 bytes are more than memory.size"), "{more}");
+    assert!(refusal(&of(r#""size":0,"iommu":true"#)).starts_with("balloon.iommu: "));
+    let checked = check(&parsed(&of(r#""size":1048576,"free_page_reporting":true"#)), &LIMITS).unwrap();
+    assert!(checked.balloon.is_some_and(|balloon| balloon.free_page_reporting && balloon.size == 1 << 20));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The checks by name; each returns what it saw, or why it could not look.
 
+pub mod balloon;
 pub mod clock;
 pub mod console;
 pub mod cpus;
@@ -26,6 +27,7 @@ pub type Seen = Result<Value, String>;
 /// Runs one check and prints its line; false if it failed.
 pub fn report(name: &str) -> bool {
     let seen = match name {
+        "balloon" => balloon::look(),
         "boot" => Ok(boot()),
         "clock" => clock::look(),
         "cpus" => cpus::look(),
@@ -44,6 +46,7 @@ pub fn report(name: &str) -> bool {
             Some(("disk", words)) => disk::look(words),
             Some(("pmem", words)) => pmem::look(words),
             Some(("hostile", words)) => hostile::look(words),
+            Some(("balloon", words)) => balloon::wait(words),
             _ => Err("no check of this name".to_owned()),
         },
     };

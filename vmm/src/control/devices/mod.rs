@@ -5,6 +5,7 @@
 //!  Checked ── KIND.rs ──► Planned ── Children::start ──► process, DeviceSpec for `machine`
 //! ```
 
+mod balloon;
 mod disk;
 mod external;
 mod ids;
@@ -150,5 +151,6 @@ pub fn plan(
     if let Some(vsock) = &checked.vsock {
         devices.push(Device::Ours(vsock::plan(config, vsock, ids)?));
     }
+    devices.extend(balloon::plan(config, checked.balloon.as_ref(), ids).map(Device::Ours));
     Ok(devices)
 }

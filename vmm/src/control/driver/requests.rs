@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use granule_api::call::Call;
-use granule_api::config::{VmRemoveDevice, VmResizeDisk};
+use granule_api::config::{VmRemoveDevice, VmResize, VmResizeDisk};
 use granule_api::error::ApiError;
 use granule_api::server::{Reply, Request};
 
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::super::addition::NewDevice;
 use super::super::admission::{Verb, Verdict, admit};
+use super::super::balloon;
 use super::super::counters;
 use super::super::info;
 use super::super::metrics::Known;
@@ -30,9 +31,7 @@ impl Driver {
         }
         match verb {
             Verb::Ping => request.answer(info::ping(&self.host)),
-            Verb::Info => {
-                request.answer(info::info(&self.vm).unwrap_or_else(|| Err(ApiError::not_created())));
-            }
+            Verb::Info => self.tell_info(request),
             Verb::Metrics => self.tell_metrics(request),
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
@@ -69,6 +68,9 @@ impl Driver {
             Call::VmRestore(body) => return self.plan_restore(&body, reply),
             call => call,
         };
+        if let Call::VmResize(body) = call {
+            return self.resize(body, reply);
+        }
         let mut config = None;
         let (mut device, mut new_device) = (None, None);
         let (name, steps): (_, Vec<Step>) = match verb {
@@ -104,6 +106,7 @@ impl Driver {
             | Verb::Metrics
             | Verb::Info
             | Verb::Counters
+            | Verb::Resize
             | Verb::ResizeDisk
             | Verb::Unbuilt => {
                 return;
@@ -134,6 +137,42 @@ impl Driver {
             let counters = counters::collect(devices).await;
             request.answer(Ok(Reply::Metrics(known.text(&counters))));
         });
+    }
+
+    /// vm.info; where there is a balloon, its process is asked what the guest has given back, beside the driver.
+    fn tell_info(&self, request: Request) {
+        let Some(mut info) = info::info(&self.vm) else {
+            request.answer(Err(ApiError::not_created()));
+            return;
+        };
+        let id = info.config.balloon.as_ref().and_then(|balloon| balloon.id.as_deref());
+        let Some(orders) = id.and_then(|id| self.children.orders(id)) else {
+            request.answer(Reply::json(&info));
+            return;
+        };
+        tokio::spawn(async move {
+            info.memory_actual_size = info.memory_actual_size.saturating_sub(balloon::given(&orders).await);
+            request.answer(Reply::json(&info));
+        });
+    }
+
+    /// vm.resize: of the balloon. What is to stay as it is may be said, too.
+    fn resize(&mut self, body: VmResize, reply: oneshot::Sender<Result<Reply, ApiError>>) {
+        let resized = self.vm.created_mut().ok_or_else(ApiError::not_created);
+        let resized = resized.and_then(|created| balloon::resize(&mut created.config, body));
+        match resized {
+            Ok(Some((id, size))) => {
+                self.children.amend(&id, "--size", size.to_string());
+                let steps = [Step::Order, Step::ConfigChanged];
+                let mut plan = Plan::new("resize", steps, Audience::Client(reply, Reply::Empty204));
+                plan.device = Some(id);
+                plan.order = size.to_string().into_bytes();
+                self.begin(plan);
+            }
+            // A client that hung up does not want to know.
+            Ok(None) => drop(reply.send(Ok(Reply::Empty204))),
+            Err(error) => drop(reply.send(Err(error))),
+        }
     }
 
     /// vm.resize-disk: the process changes the image, then the guest hears of it.
@@ -167,6 +206,7 @@ fn verb(call: &Call) -> Verb {
         Call::VmReboot => Verb::Reboot,
         Call::VmPowerButton => Verb::PowerButton,
         Call::VmDelete => Verb::Delete,
+        Call::VmResize(_) => Verb::Resize,
         Call::VmResizeDisk(_) => Verb::ResizeDisk,
         Call::VmAddDisk(_)
         | Call::VmAddNet(_)

@@ -126,6 +126,7 @@ pub struct Bus {
 pub(super) struct Builder {
     vm: Arc<Vm>,
     memory: GuestMemory,
+    ram: GuestMemory,
     outsiders: GuestMemory,
     regions: Regions,
     routes: Arc<MsiRoutes>,
@@ -180,8 +181,17 @@ impl Bus {
         let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
         let postman = postman.try_clone().map_err(BusError::Deadlines)?;
         let routes = MsiRoutes::new(vm.clone());
-        let builder =
-            Builder { vm: vm.clone(), memory, outsiders, regions, routes, segments, deadlines, postman };
+        let builder = Builder {
+            vm: vm.clone(),
+            memory,
+            ram: GuestMemory::from(ram.memory.clone()),
+            outsiders,
+            regions,
+            routes,
+            segments,
+            deadlines,
+            postman,
+        };
         for segment in &builder.segments {
             builder.add_ports(segment)?;
         }
@@ -277,6 +287,8 @@ impl Builder {
             expected.limit += ready_time(window.size());
         }
         let memory = match &spec.served {
+            // What it is given it may free: an image is not the guest's to empty.
+            Served::Ours(DeviceKind::Balloon) => self.ram.clone(),
             Served::Ours(_) => self.memory.clone(),
             Served::Outside(_) => self.outsiders.clone(),
         };
@@ -353,6 +365,7 @@ fn config_size(kind: DeviceKind) -> usize {
         DeviceKind::Rng | DeviceKind::Watchdog => 0,
         DeviceKind::Pmem => pmem::CONFIG_SIZE,
         DeviceKind::Vsock => granule_devices::vsock::CONFIG_SIZE,
+        DeviceKind::Balloon => granule_devices::balloon::CONFIG_SIZE,
     }
 }
 
@@ -371,6 +384,7 @@ fn type_of(kind: DeviceKind) -> DeviceType {
         DeviceKind::Pmem => DeviceType::Pmem,
         DeviceKind::Vsock => DeviceType::Vsock,
         DeviceKind::Watchdog => DeviceType::Watchdog,
+        DeviceKind::Balloon => DeviceType::Balloon,
     }
 }
 
