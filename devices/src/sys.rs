@@ -16,3 +16,11 @@ pub(crate) fn borrow(owner: &impl AsRawFd) -> BorrowedFd<'_> {
     // SAFETY: the owner keeps its descriptor open at least as long as it is borrowed itself.
     unsafe { BorrowedFd::borrow_raw(owner.as_raw_fd()) }
 }
+
+/// Bytes in a page of the host. Without a system call, which `rustix` would make the first time.
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: reads a number that the kernel gave the process at its start.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    // There is no host with smaller ones, nor one without any.
+    u64::try_from(size).unwrap_or(4096)
+}

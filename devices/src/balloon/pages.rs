@@ -10,6 +10,7 @@ use tracing::debug;
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::serve::Memory;
+use crate::sys::page_size;
 
 /// Guest-physical ranges that adjoin, brought together before the kernel is asked.
 #[derive(Debug, Default)]
@@ -28,7 +29,7 @@ impl Ranges {
 
     /// Frees all of them; answers how many bytes that were.
     pub fn free(&self, memory: &Memory) -> u64 {
-        let page = rustix::param::page_size() as u64;
+        let page = page_size();
         self.0.iter().map(|range| free(memory, range, page)).sum()
     }
 }
