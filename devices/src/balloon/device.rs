@@ -6,8 +6,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::pages::Ranges;
 use super::spec::{
-    DEFLATE, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, INFLATE, MAX_CHAINS, MAX_NUMBERS,
-    PAGE, REPORTING, queue_sizes,
+    ACTUAL, DEFLATE, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, INFLATE, MAX_CHAINS,
+    MAX_NUMBERS, PAGE, REPORTING, queue_sizes,
 };
 use super::state::State;
 use crate::serve::{Chain, Device, Memory, Progress, Ring, RingFault, Wake, serve_chains};
@@ -99,6 +99,19 @@ impl Device for BalloonDevice {
             // Statistics are the driver's answer to its buffer being used, and hints to a question: we ask for neither.
             _ => Ok(Progress::Idle),
         }
+    }
+
+    /// What the driver has written: it does so when it changes, and not again.
+    fn save(&self) -> Vec<u8> {
+        self.state.config[ACTUAL].to_vec()
+    }
+
+    fn restore(&mut self, state: &[u8]) -> Result<(), String> {
+        if state.len() != ACTUAL.len() {
+            return Err(format!("{} bytes are not a balloon's state", state.len()));
+        }
+        self.state.config[ACTUAL].copy_from_slice(state);
+        Ok(())
     }
 
     /// An order is the number of bytes that the guest is to give back, or empty; the answer is how many it says it has.

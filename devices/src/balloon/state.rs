@@ -1,5 +1,5 @@
-//! What the device has: how large the balloon shall be, and how large the guest says it is. The pages that are in it are the
-//! guest's affair: one that is touched again is a page of zeros without tags.
+//! What the device has: how large the balloon shall be, and how large the guest says it is, which is saved. The pages that are in it are
+//! the guest's affair: one that is touched again is a page of zeros without tags.
 
 use super::spec::{ACTUAL, CONFIG_SIZE, PAGE};
 

@@ -71,3 +71,15 @@ fn reporting_has_the_same_queue_however_a_driver_counts() {
     assert_eq!(device.queue_sizes().len(), 5);
     assert_eq!(plain().queue_sizes().len(), 2);
 }
+
+#[test]
+fn what_the_driver_has_given_is_saved_and_put_back() {
+    let mut device = plain();
+    device.write_config(4, &[2, 0, 0, 0]);
+    let saved = device.save();
+    let mut other = BalloonDevice::new(Settings { size: 8192, ..Settings::default() });
+    other.restore(&saved).unwrap();
+    assert_eq!(other.order(b"", None, &mut Wake::default()), Ok(b"8192".to_vec()));
+    assert_eq!(other.save(), saved);
+    assert!(other.restore(&saved[..3]).is_err());
+}
