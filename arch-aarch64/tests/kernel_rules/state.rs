@@ -151,7 +151,7 @@ fn interrupts(_: &Host) {
         registers.map(|(offset, value)| (*offset, *value)).collect::<Vec<_>>()
     };
     assert_eq!(placed(&vm.gic().save_its().expect("saved again")), placed(&saved.its));
-    let mut poor = saved.gic.clone();
+    let mut poor = saved.gic;
     poor.distributor.remove(&0x104);
     let refused = vm.gic().restore(&poor).expect_err("a register is missing");
     assert!(refused.to_string().contains("0x104"), "{refused}");
