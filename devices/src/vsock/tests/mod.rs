@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use guest::{CID, Guest, host_side};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::packet::{Header, Operation, Ports};
 use super::spec::{
@@ -357,6 +358,9 @@ fn a_guest_that_answers_nothing_is_not_asked_for_ever() {
 
 #[test]
 fn connections_are_counted() {
+    // Both ends of each are in this process, with those of all the other tests.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
     let mut guest = Guest::start();
     guest.give(16);
     let mut servers = Vec::new();
