@@ -16,6 +16,7 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod hex;
+pub mod net;
 pub mod pci;
 pub mod pl011;
 pub mod pl031;

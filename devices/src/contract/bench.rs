@@ -88,6 +88,29 @@ impl<D: Device> Bench<D> {
         self.try_send(queue, bytes).unwrap();
     }
 
+    /// How many chains of `queue` were used.
+    pub(crate) fn used(&self, queue: u16) -> u16 {
+        self.queues[usize::from(queue)].driver.used()
+    }
+
+    /// Offers a command with room for `room` bytes of an answer, and returns where that will be.
+    pub(crate) fn ask(&mut self, queue: u16, command: &[u8], room: u32) -> u64 {
+        let memory = self.memory.memory();
+        let queue = &mut self.queues[usize::from(queue)];
+        let head = queue.offered % (SIZE / 2) * 2;
+        let (at, answer) = (queue.buffer(head), queue.buffer(head + 1));
+        memory.write_slice(command, GuestAddress(at)).unwrap();
+        queue.driver.describe(head, (at, command.len() as u32, NEXT, head + 1));
+        queue.driver.describe(head + 1, (answer, room, WRITE, 0));
+        queue.offer(head);
+        answer
+    }
+
+    /// The first byte of an answer.
+    pub(crate) fn read_answer(&self, at: u64) -> u8 {
+        self.memory.memory().read_obj(GuestAddress(at)).unwrap()
+    }
+
     /// What was written to buffers of `queue` since the last look.
     pub(crate) fn taken(&mut self, queue: u16) -> Vec<Vec<u8>> {
         let memory = self.memory.memory();
