@@ -64,6 +64,11 @@ ioctls! {
     KVM_HAS_DEVICE_ATTR = write(KVM, 0xe3, 24);
 }
 
+// linux/if_tun.h.
+ioctls! {
+    TUNSETOFFLOAD = write(0x54, 0xd0, 4);
+}
+
 // asm-generic/ioctls.h.
 ioctls! {
     TCGETS = 0x5401;

@@ -23,6 +23,8 @@ pub enum DeviceKind {
     Blk,
     /// virtio-console.
     Console,
+    /// virtio-net.
+    Net,
     /// virtio-rng.
     Rng,
     /// virtio-pmem.
@@ -48,12 +50,13 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Machine,
         Self::Control,
         Self::Mover,
         Self::Device(DeviceKind::Blk),
         Self::Device(DeviceKind::Console),
+        Self::Device(DeviceKind::Net),
         Self::Device(DeviceKind::Rng),
         Self::Device(DeviceKind::Pmem),
         Self::Device(DeviceKind::Vsock),
@@ -92,6 +95,7 @@ impl Kind {
             Self::Process(JailKind::Device(DeviceKind::Blk)) => "blk",
             Self::Process(JailKind::Mover) => "mover",
             Self::Process(JailKind::Device(DeviceKind::Console)) => "console",
+            Self::Process(JailKind::Device(DeviceKind::Net)) => "net",
             Self::Process(JailKind::Device(DeviceKind::Rng)) => "rng",
             Self::Process(JailKind::Device(DeviceKind::Pmem)) => "pmem",
             Self::Process(JailKind::Device(DeviceKind::Vsock)) => "vsock",

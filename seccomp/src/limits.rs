@@ -59,6 +59,14 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
             (Resource::Nice, 0),
             (Resource::Rtprio, 0),
         ],
+        // At most 33 queues of three eventfds each, and a tap for every second one.
+        JailKind::Device(DeviceKind::Net) => &[
+            (Resource::Nofile, 256),
+            (Resource::Memlock, 0),
+            (Resource::Msgqueue, 0),
+            (Resource::Nice, 0),
+            (Resource::Rtprio, 0),
+        ],
         // As above, and the most connections, half-open clients and wishes that it has at once.
         JailKind::Device(DeviceKind::Vsock) => &[
             (Resource::Nofile, 1024),

@@ -19,6 +19,7 @@ mod mover;
 mod probe;
 mod report;
 mod snapshot;
+mod tap;
 mod throttle;
 mod wire;
 

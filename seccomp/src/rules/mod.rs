@@ -7,6 +7,7 @@ mod control;
 mod device;
 mod machine;
 mod mover;
+mod net;
 mod runtime;
 mod serial_writer;
 #[cfg(test)]
@@ -59,6 +60,9 @@ impl Table {
                 &[runtime::RUNTIME, device::BACK_END, device::IN_FLIGHT]
             }
             Kind::Process(JailKind::Mover) => &[runtime::RUNTIME, mover::MOVER],
+            Kind::Process(JailKind::Device(DeviceKind::Net)) => {
+                &[runtime::RUNTIME, device::BACK_END, net::NET]
+            }
             Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
                 &[runtime::RUNTIME, device::BACK_END, device::PMEM]
             }

@@ -18,6 +18,7 @@ mod hotplug;
 mod jail;
 mod lifecycle;
 mod metrics;
+mod net;
 mod pmem;
 mod selftests;
 mod serial;

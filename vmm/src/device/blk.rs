@@ -1,17 +1,15 @@
 //! `granule device blk`.
 
 use std::fs::File;
-use std::num::NonZeroU64;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::str::FromStr;
-use std::time::Duration;
 
 use granule_devices::blk::{self, Format, Image, Serial, Settings};
-use granule_devices::rate::{BucketSettings, LimiterSettings};
+use granule_devices::rate::LimiterSettings;
 use granule_jail::DeviceKind;
 
+use super::rate::Bucket;
 use super::{Common, DeviceError, take};
 use crate::image::{self, ImageKind, Wanted};
 
@@ -56,25 +54,6 @@ pub(super) struct Args {
     /// Operations, one-time burst and milliseconds of a refill
     #[arg(long, value_name = "SIZE,BURST,MS")]
     operations: Option<Bucket>,
-}
-
-/// A bucket of tokens as three numbers.
-#[derive(Debug, Clone, Copy)]
-struct Bucket(BucketSettings);
-
-impl FromStr for Bucket {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WANTED: &str = "not three numbers with commas between";
-        let numbers = text.split(',').map(str::parse).collect::<Result<Vec<u64>, _>>();
-        let [size, one_time_burst, milliseconds] = numbers.map_err(|_| WANTED)?[..] else {
-            return Err(WANTED);
-        };
-        let refill_time = NonZeroU64::new(milliseconds).ok_or("a refill takes some time")?;
-        let refill_time = Duration::from_millis(refill_time.get());
-        Ok(Self(BucketSettings { size, one_time_burst, refill_time }))
-    }
 }
 
 fn queue_size(text: &str) -> Result<u16, &'static str> {

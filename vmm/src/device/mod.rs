@@ -11,7 +11,9 @@
 mod balloon;
 mod blk;
 mod console;
+mod net;
 mod pmem;
+mod rate;
 mod rng;
 mod vsock;
 mod watchdog;
@@ -41,6 +43,8 @@ enum Kind {
     Blk(blk::Args),
     /// virtio-console: text in and out
     Console(console::Args),
+    /// virtio-net: a network interface
+    Net(net::Args),
     /// virtio-rng: an entropy source
     Rng(rng::Args),
     /// virtio-balloon: memory that the guest gives back
@@ -122,6 +126,9 @@ pub enum DeviceError {
     /// Getting memory ready.
     #[error("the memory of the device could not be filled")]
     Load(#[source] granule_devices::pmem::LoadError),
+    /// The tap.
+    #[error("--tap")]
+    Tap(#[source] crate::tap::TapError),
     /// What it works on.
     #[error("cannot prepare what the device works on")]
     Prepare(#[source] io::Error),
@@ -135,6 +142,7 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
     match args.kind {
         Kind::Blk(args) => blk::run(args),
         Kind::Console(args) => console::run(args),
+        Kind::Net(args) => net::run(args),
         Kind::Rng(args) => rng::run(args),
         Kind::Pmem(args) => pmem::run(args),
         Kind::Vsock(args) => vsock::run(args),

@@ -222,6 +222,8 @@ pub enum OutsideConfig {
 pub enum DeviceKind {
     /// Disk.
     Blk,
+    /// Network interface.
+    Net,
     /// Entropy source.
     Rng,
     /// Persistent memory.
@@ -241,6 +243,7 @@ impl DeviceKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Blk => "blk",
+            Self::Net => "net",
             Self::Rng => "rng",
             Self::Pmem => "pmem",
             Self::Vsock => "vsock",

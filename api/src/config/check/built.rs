@@ -14,7 +14,6 @@ const fn refusal(field: &'static str, asked: fn(&VmConfig) -> bool, reason: &'st
 }
 
 const REFUSALS: &[Refusal] = &[
-    refusal("net", |vm| !vm.net.is_empty(), "network interfaces are not supported yet"),
     refusal("devices", |vm| !vm.devices.is_empty(), "VFIO devices are not supported yet"),
     refusal("user_devices", |vm| !vm.user_devices.is_empty(), "vfio-user devices are not supported"),
     refusal("vdpa", |vm| !vm.vdpa.is_empty(), "vDPA devices are not supported"),

@@ -10,6 +10,7 @@ mod disk;
 mod error;
 pub mod external;
 mod machine;
+mod net;
 mod output;
 mod places;
 mod pmem;
@@ -26,6 +27,7 @@ pub use balloon::Balloon;
 pub use disk::{Disk, disk as check_disk};
 pub use error::{ConfigError, Fault};
 pub use external::{Fs, GenericVhostUser};
+pub use net::Net;
 pub use output::Output;
 pub use places::{PciPlace, names};
 pub use pmem::Pmem;
@@ -69,6 +71,8 @@ pub struct Checked {
     pub watchdog: bool,
     /// Disks, in the order of `/dev/vda`, `/dev/vdb`, ….
     pub disks: Vec<Disk>,
+    /// Network interfaces.
+    pub net: Vec<Net>,
     /// The entropy device.
     pub rng: Rng,
     /// Shared directories.
@@ -161,6 +165,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         external::generic(field, device, pci_segments)
     })?;
     let pmem = pmem::check(&config.pmem, pci_segments)?;
+    let net = each("net", &config.net, |field, raw| net::net(field, raw, pci_segments))?;
     let vsock = config.vsock.as_ref().map(|raw| vsock::vsock(raw, pci_segments)).transpose()?;
     let at = &config.console;
     let console_place = places::place("console", at.pci_segment, at.pci_device_id, pci_segments)?;
@@ -176,6 +181,7 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
         console_place,
         watchdog: config.watchdog,
         disks,
+        net,
         rng,
         pmem,
         balloon,

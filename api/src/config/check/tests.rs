@@ -119,7 +119,6 @@ fn outputs_need_what_their_mode_says() {
 #[test]
 fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
     for (field, member) in [
-        ("net", r#""net":[{}]"#),
         ("devices", r#""devices":[{"path":"/sys"}]"#),
         ("iommu", r#""iommu":true"#),
         ("platform.tdx", r#""platform":{"tdx":true}"#),

@@ -8,6 +8,7 @@ pub mod disk;
 pub mod fs;
 pub mod heap;
 pub mod mte;
+pub mod nic;
 pub mod pci;
 pub mod pmem;
 pub mod power;
@@ -47,6 +48,7 @@ pub fn report(name: &str) -> bool {
             Some(("pmem", words)) => pmem::look(words),
             Some(("hostile", words)) => hostile::look(words),
             Some(("balloon", words)) => balloon::wait(words),
+            Some(("nic", name)) => nic::look(name),
             _ => Err("no check of this name".to_owned()),
         },
     };

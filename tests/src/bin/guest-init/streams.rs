@@ -14,6 +14,7 @@ use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 
 use granule_tests::pattern;
 use rustix::net::Shutdown;
@@ -29,8 +30,9 @@ const CHUNK: usize = 1 << 16;
 /// Bytes of tagged memory under one tag; what one read may fill.
 const TAGGED: usize = 4096;
 
-/// Starts a service that goes on while the guest does: `vsock` or `tcp`.
-pub fn start(what: &str) -> Result<(), String> {
+/// Starts a service that goes on while the guest does: `vsock`, or `tcp ADDRESS` at this address of `eth0`.
+pub fn start(words: &str) -> Result<(), String> {
+    let (what, address) = words.split_once(' ').unwrap_or((words, ""));
     let refused = sys::load_modules(&format!("/{what}"));
     if !refused.is_empty() {
         return Err(format!("{refused:?}"));
@@ -46,7 +48,12 @@ pub fn start(what: &str) -> Result<(), String> {
             });
         }
         "tcp" => {
-            let listener = TcpListener::bind(("::", PORT as u16)).map_err(failed)?;
+            let up = ["ifconfig", "eth0", address, "netmask", "255.255.255.0", "up"];
+            let output = Command::new("/bin/busybox").args(up).output().map_err(failed)?;
+            if !output.status.success() {
+                return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+            }
+            let listener = TcpListener::bind(("0.0.0.0", PORT as u16)).map_err(failed)?;
             std::thread::spawn(move || {
                 while let Ok((stream, _)) = listener.accept() {
                     serve(OwnedFd::from(stream));

@@ -9,6 +9,7 @@ mod balloon;
 mod disk;
 mod external;
 mod ids;
+mod net;
 mod pmem;
 mod rng;
 mod vsock;
@@ -139,6 +140,9 @@ pub fn plan(
     for (index, (disk, raw)) in checked.disks.iter().zip(&mut config.disks).enumerate() {
         let id = raw.id.get_or_insert_with(|| ids.give("_disk", &taken)).clone();
         devices.push(Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?));
+    }
+    for (index, (net, raw)) in checked.net.iter().zip(&mut config.net).enumerate() {
+        devices.push(Device::Ours(net::plan(&format!("net[{index}]"), raw, net, ids, &taken)?));
     }
     devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
     devices.extend(pmem::plan(config, &checked.pmem, ids, mte)?.into_iter().map(Device::Ours));

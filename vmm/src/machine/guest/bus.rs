@@ -363,6 +363,7 @@ fn config_size(kind: DeviceKind) -> usize {
         DeviceKind::Blk => granule_devices::blk::CONFIG_SIZE,
         DeviceKind::Console => granule_devices::console::CONFIG_SIZE,
         DeviceKind::Rng | DeviceKind::Watchdog => 0,
+        DeviceKind::Net => granule_devices::net::CONFIG_SIZE,
         DeviceKind::Pmem => pmem::CONFIG_SIZE,
         DeviceKind::Vsock => granule_devices::vsock::CONFIG_SIZE,
         DeviceKind::Balloon => granule_devices::balloon::CONFIG_SIZE,
@@ -380,6 +381,7 @@ fn type_of(kind: DeviceKind) -> DeviceType {
     match kind {
         DeviceKind::Blk => DeviceType::Block,
         DeviceKind::Console => DeviceType::Console,
+        DeviceKind::Net => DeviceType::Net,
         DeviceKind::Rng => DeviceType::Rng,
         DeviceKind::Pmem => DeviceType::Pmem,
         DeviceKind::Vsock => DeviceType::Vsock,

@@ -1,0 +1,169 @@
+//! `net`: network interfaces on taps of the host.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::{ConfigError, Fault};
+use super::places::{PciPlace, place};
+use crate::config::{NetConfig, RateLimiterConfig};
+
+/// The most pairs of queues, for which the numbers by which a device's loop names queues have room.
+const MAX_PAIRS: usize = 16;
+/// The longest name of an interface, `IFNAMSIZ` of linux/if.h less its end.
+const MAX_NAME: usize = 15;
+/// What every link must carry (RFC 791).
+const MIN_MTU: u16 = 68;
+
+/// A network interface, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Net {
+    /// The tap's name; one is made up where none is given.
+    pub tap: Option<String>,
+    /// Address of a tap that is made for it.
+    pub ip: Ipv4Addr,
+    /// Mask that goes with it.
+    pub mask: Ipv4Addr,
+    /// The guest's Ethernet address.
+    pub mac: [u8; 6],
+    /// The tap's.
+    pub host_mac: Option<[u8; 6]>,
+    /// Largest packet, of the tap and of what the guest is told.
+    pub mtu: Option<u16>,
+    /// Pairs of queues, 1 or more.
+    pub pairs: u16,
+    /// Descriptors of each queue, a power of two.
+    pub queue_size: u16,
+    /// Whether checksums, TCP segmentation and UDP fragmentation may be left to the other side.
+    pub offloads: [bool; 3],
+    /// Limits of each direction.
+    pub limits: RateLimiterConfig,
+    /// Where on the PCI bus it is wanted.
+    pub place: PciPlace,
+}
+
+/// Checks one interface; `field` is its place in the configuration.
+pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigError> {
+    let at = |key: &str| format!("{field}.{key}");
+    let refuse = |key: &str, reason| Err(ConfigError::new(at(key), Fault::Unsupported(reason)));
+    if raw.vhost_user || raw.vhost_socket.is_some() {
+        return refuse("vhost_user", "network devices of other programs are not supported yet");
+    }
+    if !raw.fds.is_empty() {
+        return refuse("fds", "taps by descriptor are not supported yet; give the tap's name");
+    }
+    if raw.iommu {
+        return refuse("iommu", "a virtual IOMMU is not supported");
+    }
+    let (ip, mask) = match (raw.ip, raw.mask) {
+        (IpAddr::V4(ip), IpAddr::V4(mask)) => (ip, mask),
+        (IpAddr::V6(_), _) => return refuse("ip", "taps get IPv4 addresses only"),
+        (_, IpAddr::V6(_)) => return refuse("mask", "taps get IPv4 addresses only"),
+    };
+    if u32::from(mask).leading_ones() + u32::from(mask).trailing_zeros() != 32 {
+        let fault = Fault::Contradiction(format!("{mask} has ones after zeros"));
+        return Err(ConfigError::new(at("mask"), fault));
+    }
+    if let Some(mtu) = raw.mtu.filter(|mtu| *mtu < MIN_MTU) {
+        let fault = Fault::OutOfRange { value: mtu.into(), min: MIN_MTU.into(), max: u16::MAX.into() };
+        return Err(ConfigError::new(at("mtu"), fault));
+    }
+    if raw.mac.0[0] & 1 != 0 {
+        let fault = Fault::Contradiction(format!("{} is an address of a group", raw.mac));
+        return Err(ConfigError::new(at("mac"), fault));
+    }
+    Ok(Net {
+        tap: raw.tap.as_deref().map(|name| tap(at("tap"), name)).transpose()?,
+        ip,
+        mask,
+        mac: raw.mac.0,
+        host_mac: raw.host_mac.map(|mac| mac.0),
+        mtu: raw.mtu,
+        pairs: pairs(at("num_queues"), raw.num_queues)?,
+        queue_size: queue_size(at("queue_size"), raw.queue_size)?,
+        offloads: [raw.offload_csum, raw.offload_tso, raw.offload_ufo],
+        limits: raw.rate_limiter_config.unwrap_or_default(),
+        place: place(field, raw.pci_segment, raw.pci_device_id, segments)?,
+    })
+}
+
+/// A name that the kernel takes for an interface (`dev_valid_name` of net/core/dev.c), and does not fill in itself.
+fn tap(field: String, name: &str) -> Result<String, ConfigError> {
+    let fault = if name.is_empty() {
+        Fault::Empty
+    } else if name.len() > MAX_NAME {
+        Fault::TooLong { length: name.len(), what: "an interface's name", max: MAX_NAME }
+    } else if name == "."
+        || name == ".."
+        || name.contains(|c: char| "/:%\0".contains(c) || c.is_ascii_whitespace())
+    {
+        Fault::Contradiction(format!("`{name}` is no interface's name"))
+    } else {
+        return Ok(name.to_owned());
+    };
+    Err(ConfigError::new(field, fault))
+}
+
+fn pairs(field: String, queues: usize) -> Result<u16, ConfigError> {
+    if !queues.is_multiple_of(2) {
+        let text = format!("{queues} is odd; there are two queues to a pair");
+        return Err(ConfigError::new(field, Fault::Contradiction(text)));
+    }
+    match u16::try_from(queues / 2) {
+        Ok(pairs) if (1..=MAX_PAIRS).contains(&(queues / 2)) => Ok(pairs),
+        _ => {
+            let fault = Fault::OutOfRange { value: queues as u64, min: 2, max: 2 * MAX_PAIRS as u64 };
+            Err(ConfigError::new(field, fault))
+        }
+    }
+}
+
+fn queue_size(field: String, size: u16) -> Result<u16, ConfigError> {
+    if size.is_power_of_two() && size >= 4 {
+        return Ok(size);
+    }
+    let text = format!("{size} is not a power of two between 4 and 32768");
+    Err(ConfigError::new(field, Fault::Contradiction(text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(json: &str) -> Result<Net, String> {
+        net("net[1]", &serde_json::from_str(json).unwrap(), 1).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_cloud_hypervisors() {
+        let net = of("{}").unwrap();
+        assert_eq!((net.pairs, net.queue_size, net.mtu), (1, 256, None));
+        assert_eq!((net.ip, net.mask), (Ipv4Addr::new(192, 168, 249, 1), Ipv4Addr::new(255, 255, 255, 0)));
+        assert_eq!((net.offloads, net.mac[0] & 3), ([true; 3], 2));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_the_fields_name() {
+        for (json, key) in [
+            (r#"{"num_queues":3}"#, "num_queues"),
+            (r#"{"num_queues":0}"#, "num_queues"),
+            (r#"{"num_queues":34}"#, "num_queues"),
+            (r#"{"queue_size":100}"#, "queue_size"),
+            (r#"{"queue_size":2}"#, "queue_size"),
+            (r#"{"tap":""}"#, "tap"),
+            (r#"{"tap":"a-name-of-16-bytes"}"#, "tap"),
+            (r#"{"tap":"../x"}"#, "tap"),
+            (r#"{"tap":"tap%d"}"#, "tap"),
+            (r#"{"mtu":67}"#, "mtu"),
+            (r#"{"mac":"01:00:00:00:00:01"}"#, "mac"),
+            (r#"{"mask":"255.0.255.0"}"#, "mask"),
+            (r#"{"ip":"fe80::1"}"#, "ip"),
+            (r#"{"iommu":true}"#, "iommu"),
+            (r#"{"fds":[3]}"#, "fds"),
+            (r#"{"vhost_user":true}"#, "vhost_user"),
+        ] {
+            let error = of(json).unwrap_err();
+            assert!(error.starts_with(&format!("net[1].{key}: ")), "{json}: {error}");
+        }
+    }
+}
