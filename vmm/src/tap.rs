@@ -202,17 +202,17 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 
 fn pointer_mut(fd: BorrowedFd<'_>, number: u32, request: &mut libc::ifreq) -> io::Result<()> {
     // SAFETY: every request that this module makes of an interface reads and writes one ifreq, which this is.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), number as libc::Ioctl, std::ptr::from_mut(request)) })
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(number), std::ptr::from_mut(request)) })
 }
 
 fn pointer(fd: BorrowedFd<'_>, number: u32, value: &libc::c_int) -> io::Result<()> {
     // SAFETY: the one request made by this reads an int.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), number as libc::Ioctl, std::ptr::from_ref(value)) })
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(number), std::ptr::from_ref(value)) })
 }
 
 fn number(fd: BorrowedFd<'_>, number: u32, value: u32) -> io::Result<()> {
     // SAFETY: the one request made by this takes a number.
-    checked(unsafe { libc::ioctl(fd.as_raw_fd(), number as libc::Ioctl, libc::c_ulong::from(value)) })
+    checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(number), libc::c_ulong::from(value)) })
 }
 
 fn checked(result: libc::c_int) -> io::Result<()> {
