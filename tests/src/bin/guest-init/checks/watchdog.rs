@@ -42,6 +42,8 @@ pub fn ping_once() -> Seen {
     let of_kind = |bdf: &String| read(&format!("{DEVICES}/{bdf}/device")).is_ok_and(|id| id == DEVICE);
     let bdf = names(DEVICES).into_iter().find(of_kind).ok_or("there is no watchdog")?;
     let folder = format!("{DEVICES}/{bdf}");
+    // virtio-pci has taken the function, although no driver has taken the device behind it.
+    let _ = fs::write(format!("{folder}/driver/unbind"), &bdf);
     fs::write(format!("{folder}/enable"), "1").map_err(|e| format!("enable: {e}"))?;
     let bar = map(Some(&format!("{folder}/resource0")), BAR_SIZE)?;
     let page = map(None, PAGE)?;
