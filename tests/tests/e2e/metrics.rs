@@ -37,10 +37,9 @@ fn what_a_guest_reads_and_writes_is_counted() {
     let after = counted();
     let grown = |name: &str| after[name].as_u64().unwrap() - before[name].as_u64().unwrap();
     assert_eq!(grown("write_bytes"), MIB);
-    assert!(
-        grown("read_bytes") <= MIB && grown("write_ops") > 0 && grown("flush_ops") > 0,
-        "{before} {after}"
-    );
+    // The guest reads ahead.
+    assert!((MIB..=4 * MIB).contains(&grown("read_bytes")), "{before} {after}");
+    assert!(grown("write_ops") > 0 && grown("flush_ops") > 0, "{before} {after}");
     assert_eq!(grown("errors"), 0);
 
     let page = page(vm.monitor.client());

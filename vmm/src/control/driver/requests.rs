@@ -33,6 +33,14 @@ impl Driver {
             Verb::Ping => request.answer(info::ping(&self.host)),
             Verb::Info => self.tell_info(request),
             Verb::Metrics => self.tell_metrics(request),
+            // While there is no guest the table has said so, unless a plan is under way that may bring one.
+            Verb::Counters if !matches!(self.vm, Vm::Live(..)) => {
+                let answer = match admit(self.vm.lifecycle(), verb) {
+                    Verdict::Deny(kind, reason) => Err(refusal(kind, reason)),
+                    Verdict::Run => Err(ApiError::not_created()),
+                };
+                request.answer(answer);
+            }
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
             Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
