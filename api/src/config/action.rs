@@ -56,6 +56,12 @@ pub struct VmRemoveDevice {
 pub struct VmSnapshotConfig {
     /// `file://` and the directory.
     pub destination_url: String,
+    /// Whether the guest goes on while it is saved.
+    #[serde(default, deserialize_with = "defaults::or_default")]
+    pub live: bool,
+    /// `file://` and the directory of the snapshot that this one holds the changes since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
 }
 
 /// Body of `vm.coredump`.

@@ -37,6 +37,8 @@ const REASONS: &[(&str, &str)] = &[
     ("PUT ", "errors told apart: the request's fault, the VM's state, the host's fault"),
     ("mte:", "an extension"),
     ("PmemConfig.readonly", "an extension"),
+    ("VmSnapshotConfig.live", "an extension"),
+    ("VmSnapshotConfig.parent", "an extension"),
     ("VmInfo.jail", "an extension"),
     ("VmState.", "a guest is never left in a break point"),
     ("NetConfig.fds", "accepted there, and not in its document"),

@@ -65,7 +65,7 @@ pub(super) fn of(command: Command) -> Result<Call, OptionError> {
         }
         Command::RemoveDevice { id } => send("vm.remove-device", &VmRemoveDevice { id }),
         Command::Snapshot { destination: destination_url } => {
-            send("vm.snapshot", &VmSnapshotConfig { destination_url })
+            send("vm.snapshot", &VmSnapshotConfig { destination_url, live: false, parent: None })
         }
         Command::Restore(typed) => restore(&typed.options),
         Command::Coredump { destination: destination_url } => {

@@ -73,6 +73,12 @@ impl Driver {
     }
 
     fn admit_snapshot(&self, body: &VmSnapshotConfig) -> Result<Transfer, ApiError> {
+        // Ignored, they would leave the client with another snapshot than it asked for.
+        let unbuilt = [(body.live, "live"), (body.parent.is_some(), "parent")];
+        if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
+            let reason = format!("{what}: not supported by this version");
+            return Err(refusal(ErrorKind::BadRequest, "The VM could not be snapshotted").because(reason));
+        }
         let target = transfer::directory("destination_url", &body.destination_url)?;
         let Vm::Live(created, live) = &self.vm else { return Err(ApiError::not_created()) };
         if let Some(what) = not_in_a_snapshot(&created.config) {
