@@ -139,7 +139,7 @@ def _cargo_runner(options: argparse.Namespace) -> int:
         return 0
     wanted = RUNNER_OPTIONS.get(binary.name.rsplit("-", 1)[0], [])
     wanted = [*wanted, *shlex.split(os.environ.get("GRANULE_LAB_OPTIONS", ""))]
-    parsed = _parser().parse_args(["exec", "--timeout", "1800", *wanted, "--", str(binary), *options.arguments])
+    parsed = _parser().parse_args(["exec", "--timeout", "4000", *wanted, "--", str(binary), *options.arguments])
     end_to_end = os.environ.get("CARGO_PKG_NAME") == "granule-tests"
     parsed.no_build = parsed.no_build or not end_to_end
     if inplace.possible(parsed):
