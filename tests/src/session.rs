@@ -75,33 +75,44 @@ impl Session {
     /// # Panics
     /// If it does not come.
     pub fn line(&mut self, mark: &str) -> String {
+        self.line_of(&[mark]).1
+    }
+
+    /// Waits for the next line with one of `marks`, and returns which it was and what follows it.
+    fn line_of(&mut self, marks: &[&str]) -> (usize, String) {
         let found = wait::until(wait::LONG, || {
             let over = self.is_over();
             let text = self.text();
             let fresh = text.get(self.read..).unwrap_or_default();
-            let line = fresh.find(mark).and_then(|start| Some((start, start + fresh[start..].find('\n')?)));
+            let line = marks.iter().enumerate().find_map(|(which, mark)| {
+                let start = fresh.find(mark)?;
+                let end = start + fresh[start..].find('\n')?;
+                Some((which, start + mark.len()..end))
+            });
             match line {
-                Some((start, end)) => {
-                    self.read += end;
-                    Some(Some(fresh[start + mark.len()..end].to_owned()))
+                Some((which, rest)) => {
+                    self.read += rest.end;
+                    Some(Some((which, fresh[rest].to_owned())))
                 }
                 None => over.then_some(None),
             }
         });
         match found {
-            Some(Some(line)) => line,
-            Some(None) => panic!("the serial port closed before {mark:?}\n{}", self.tail()),
-            None => panic!("no {mark:?} within {:?}\n{}", wait::LONG, self.tail()),
+            Some(Some(found)) => found,
+            Some(None) => panic!("the serial port closed before {marks:?}\n{}", self.tail()),
+            None => panic!("no {marks:?} within {:?}\n{}", wait::LONG, self.tail()),
         }
     }
 
     /// Lets the guest run a check and returns its result.
     ///
     /// # Panics
-    /// If it does not come.
+    /// If it does not come, or the guest says that the check failed.
     pub fn check(&mut self, name: &str) -> Value {
         self.say(&format!("run {name}"));
-        let line = self.line(&format!("GRANULE ok {name} "));
+        let (passed, failed) = (format!("GRANULE ok {name} "), format!("GRANULE fail {name} "));
+        let (which, line) = self.line_of(&[&passed, &failed]);
+        assert_eq!(which, 0, "the check {name} failed: {line}\n{}", self.tail());
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"))
     }
 

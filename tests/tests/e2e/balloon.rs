@@ -36,14 +36,15 @@ fn memory_goes_into_the_balloon_and_comes_back_without_tags() {
     let resized = vm.monitor.send("vm.resize", &json!({"desired_balloon": size}));
     assert_eq!(resized.code, 204, "{resized:?}");
     wait_actual(&vm, 256 * MIB - size);
-    session.check(&format!("balloon:less:{}", free - 90 * KIB));
+    // A guest of its own accord drops a few MiB of what it had cached.
+    session.check(&format!("balloon:less:{}", free - 72 * KIB));
     // What the guest had never touched was not there to be freed.
     assert!(memory_kib(&vm) <= before, "{before} KiB, then {} KiB", memory_kib(&vm));
     assert!(memory_kib(&vm) <= (256 - 96) * KIB, "{} KiB are not given back", memory_kib(&vm));
     let resized = vm.monitor.send("vm.resize", &json!({"desired_balloon": 0}));
     assert_eq!(resized.code, 204, "{resized:?}");
     wait_actual(&vm, 256 * MIB);
-    session.check(&format!("balloon:more:{}", free - 10 * KIB));
+    session.check(&format!("balloon:more:{}", free - 24 * KIB));
     // Fresh pages have no tag, and hold those that they are given.
     let mte = session.check("mte");
     for kind in ["anonymous", "shared"] {
