@@ -68,7 +68,7 @@ pub fn enter(kind: JailKind, mode: SeccompMode) -> Result<JailReport, Error> {
     }
     limits::lower(kind)?;
     if kind != JailKind::Control {
-        plain_panics();
+        plain_panics(kind);
         sys::drop_capabilities().map_err(Error::Capabilities)?;
         if report.mdwe {
             sys::prctl(libc::PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN).map_err(Error::Mdwe)?;
@@ -86,6 +86,9 @@ pub fn enter(kind: JailKind, mode: SeccompMode) -> Result<JailReport, Error> {
 pub fn enter_thread(kind: ThreadKind, mode: SeccompMode) -> Result<(), Error> {
     install(kind.into(), mode)
 }
+
+/// As Rust's own runtime has it.
+const PANICKED: i32 = 101;
 
 /// `linux/prctl.h`; refuses PROT_EXEC for what was not executable, and memory both writable and executable.
 const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
@@ -107,9 +110,14 @@ fn dropped_line(wanted: &str, kind: Kind) -> Option<usize> {
 }
 
 /// Makes a panic print its message and nothing more: a backtrace would open the executable and die of that instead.
-fn plain_panics() {
-    std::panic::set_hook(Box::new(|info| {
+///
+/// Where there is nobody else, it is the end: the first process of a PID namespace cannot abort by a signal to itself.
+fn plain_panics(kind: JailKind) {
+    std::panic::set_hook(Box::new(move |info| {
         let thread = std::thread::current();
         eprintln!("thread '{}' {info}", thread.name().unwrap_or("unnamed"));
+        if kind != JailKind::Machine {
+            std::process::exit(PANICKED);
+        }
     }));
 }

@@ -5,13 +5,12 @@
 
 use crate::call::{
     ACCEPT4, FALLOCATE, FCNTL, FDATASYNC, FSTAT, FSYNC, FTRUNCATE, LSEEK, MEMFD_CREATE, PPOLL, PREAD64,
-    PREADV, PWRITE64, PWRITEV, READ, RECVMSG, SENDMSG, SENDTO, WRITEV,
+    PREADV, PWRITE64, PWRITEV, READ, RECVMSG, SENDMSG, SENDTO,
 };
 use crate::rule::{Rule, Test::Is};
 
 const F_GETFL: u32 = 3;
 const PUNCH_HOLE_KEEP_SIZE: u32 = 3;
-const F_DUPFD_CLOEXEC: u32 = 1030;
 const F_ADD_SEALS: u32 = 1033;
 
 /// What `granule_devices::serve` does. The entropy device adds nothing: it reads its source, or asks the kernel.
@@ -21,8 +20,6 @@ pub(super) const BACK_END: &[Rule] = &[
     Rule::any(FSTAT, "length of a passed memfd, checked before it is mapped"),
     Rule::any(PPOLL, "waits for requests and kicks"),
     Rule::any(READ, "kicks; the source of entropy"),
-    Rule::any(WRITEV, "log lines"),
-    Rule::when(FCNTL, &[Is(1, F_DUPFD_CLOEXEC)], "a second handle of the connection"),
     Rule::when(FCNTL, &[Is(1, F_GETFL)], "may a passed memory file be written to?"),
 ];
 

@@ -91,6 +91,18 @@ impl Table {
         Self { sense: Sense::Allow, rules }
     }
 
+    /// What the language's runtime and the C library may do in any process, whatever its work.
+    #[must_use]
+    pub fn runtime() -> Self {
+        Self { sense: Sense::Allow, rules: runtime::RUNTIME.to_vec() }
+    }
+
+    /// What they may do beyond that where there are several threads.
+    #[must_use]
+    pub fn threads() -> Self {
+        Self { sense: Sense::Allow, rules: [runtime::SHARING, runtime::THREADS].concat() }
+    }
+
     /// Takes one line out, for the test that asks whether anybody needs it.
     ///
     /// Returns nothing when there is no such line, and for a table of refusals: that one would become wider.

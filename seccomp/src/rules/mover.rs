@@ -2,23 +2,23 @@
 //! and to the machine over sockets that it was given, and makes no call of KVM's.
 
 use crate::call::{
-    FALLOCATE, FDATASYNC, FSTAT, FSYNC, FTRUNCATE, LSEEK, MMAP, PREAD64, PWRITE64, RECVMSG, SENDMSG, STATX,
-    WRITEV,
+    FALLOCATE, FSYNC, FTRUNCATE, LSEEK, MADVISE, MMAP, PREAD64, PWRITE64, RECVMSG, SENDMSG, STATX,
 };
 use crate::rule::{
     Rule,
-    Test::{With, Without},
+    Test::{Is, With, Without},
 };
 
 use super::runtime::{PROT_EXEC, PROT_MTE};
 
+const MADV_NOHUGEPAGE: u32 = 15;
 const AT_EMPTY_PATH: u32 = 0x1000;
 
 pub(super) const MOVER: &[Rule] = &[
     Rule::when(MMAP, &[With(2, PROT_MTE), Without(2, PROT_EXEC)], "a window on the tags of guest memory"),
+    Rule::when(MADVISE, &[Is(2, MADV_NOHUGEPAGE)], "splitting a huge page would lose tags"),
     Rule::any(RECVMSG, "orders of control; guest memory from the machine"),
     Rule::any(SENDMSG, "progress and result, to control"),
-    Rule::any(FSTAT, "length of a passed file"),
     Rule::when(STATX, &[With(2, AT_EMPTY_PATH)], "length of a passed file (std)"),
     Rule::any(LSEEK, "what of guest memory is there, what of a snapshot is holes"),
     Rule::any(PREAD64, "reads a snapshot"),
@@ -26,6 +26,4 @@ pub(super) const MOVER: &[Rule] = &[
     Rule::any(FTRUNCATE, "length of a snapshot's file"),
     Rule::any(FALLOCATE, "a page of a snapshot that became zero is a hole"),
     Rule::any(FSYNC, "a snapshot outlives a power cut"),
-    Rule::any(FDATASYNC, "a snapshot outlives a power cut"),
-    Rule::any(WRITEV, "log lines"),
 ];

@@ -25,7 +25,7 @@ pub(crate) const PR_SET_NO_NEW_PRIVS: u32 = 38;
 /// What `pthread_create` passes to `clone`: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID.
 pub(crate) const THREAD_FLAGS: u32 = 0x003d_0f00;
 
-/// Memory, time, log lines and the end of the process.
+/// Memory, time, log lines and the end of the process, orderly or not: `seccomp/tests/jail` shows that each is needed.
 pub(super) const RUNTIME: &[Rule] = &[
     Rule::when(
         MMAP,
@@ -35,24 +35,17 @@ pub(super) const RUNTIME: &[Rule] = &[
     Rule::any(MUNMAP, "free, thread stacks"),
     Rule::any(MREMAP, "realloc of large blocks; keeps the protection that mmap was allowed"),
     Rule::any(BRK, "malloc"),
-    Rule::when(
-        MADVISE,
-        // DONTNEED, FREE, DONTFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, POPULATE_READ, POPULATE_WRITE
-        &[OneOf(2, &[4, 8, 10, 14, 15, 16, 22, 23])],
-        "malloc and thread stacks return pages; guest memory is marked on mapping",
-    ),
     Rule::any(FUTEX, "locks, joins, channels; with one thread, pthread_once wakes nobody"),
     Rule::any(CLOCK_GETTIME, "time where the vDSO has no answer"),
     Rule::any(GETRANDOM, "seeds of hash maps and of malloc"),
     Rule::any(RT_SIGPROCMASK, "abort, and the start and end of threads, block signals"),
-    Rule::any(RT_SIGRETURN, "returns from a signal handler"),
-    Rule::any(RESTART_SYSCALL, "the kernel resumes an interrupted wait through it"),
     Rule::any(SIGALTSTACK, "std's stack for stack overflows, set and freed per thread"),
     Rule::any(GETPID, "abort, thread kicks"),
     Rule::any(GETTID, "abort, thread names in logs"),
     Rule::when(TGKILL, &[OwnPid(0)], "abort; a thread interrupts a thread of its own process"),
     Rule::any(WRITE, "log lines on stderr; eventfds"),
     Rule::any(CLOSE, "drops descriptors"),
+    #[cfg(debug_assertions)]
     Rule::when(
         FCNTL,
         &[Is(1, F_GETFD)],
@@ -61,8 +54,16 @@ pub(super) const RUNTIME: &[Rule] = &[
     Rule::any(EXIT_GROUP, "end of the process"),
 ];
 
-/// Being one of several threads.
+/// Being one of several threads, which are interrupted, stopped with a time limit running, and end.
 pub(super) const SHARING: &[Rule] = &[
+    Rule::when(
+        MADVISE,
+        // DONTNEED, FREE, DONTFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, POPULATE_READ, POPULATE_WRITE
+        &[OneOf(2, &[4, 8, 10, 14, 15, 16, 22, 23])],
+        "thread stacks return pages; guest memory is marked on mapping",
+    ),
+    Rule::any(RT_SIGRETURN, "returns from the handler that interrupts a thread"),
+    Rule::any(RESTART_SYSCALL, "the kernel resumes a wait with a time limit through it, after a stop"),
     Rule::any(SCHED_YIELD, "std's locks and channels, when contended"),
     Rule::any(CLOCK_NANOSLEEP, "bounded waits"),
     Rule::any(EXIT, "end of a thread"),

@@ -1,12 +1,13 @@
 //! The socket device: streams that are accepted from a listener or come from the broker.
 
-use crate::call::{ACCEPT4, READV, RECVFROM, SHUTDOWN};
+use crate::call::{ACCEPT4, READV, RECVFROM, SHUTDOWN, WRITEV};
 use crate::rule::Rule;
 
-/// What the device does beyond serving vhost-user; `writev`, `sendmsg` and `recvmsg` it shares with that.
+/// What the device does beyond serving vhost-user; `sendmsg` and `recvmsg` it shares with that.
 pub(super) const VSOCK: &[Rule] = &[
     Rule::any(ACCEPT4, "a program of the host connects"),
     Rule::any(RECVFROM, "looks at the line that names a port, without taking what follows it"),
     Rule::any(READV, "from a stream straight into the guest's buffers"),
+    Rule::any(WRITEV, "from the guest's buffers straight into a stream"),
     Rule::any(SHUTDOWN, "the guest has closed one direction"),
 ];

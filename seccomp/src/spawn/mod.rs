@@ -4,7 +4,7 @@
 //! parent                                          child
 //! copies descriptors above the wanted numbers
 //! builds argv, environment; blocks signals
-//! fork ─────────────────────────────────────────► signals: INT, QUIT, HUP, TSTP, TERM ignored, others as at boot
+//! fork, with root into a PID namespace ──────────► signals: INT, QUIT, HUP, TSTP, TERM ignored, others as at boot
 //!                                                 PDEATHSIG = KILL; is the parent still there?
 //!                                                 stdio, then descriptors at 3, 4, …; all others close at exec
 //! reads the report ◄───── stage and errno ─────── execveat(own binary), which closes the report's pipe
@@ -93,6 +93,7 @@ pub struct Spawn<'a> {
     descriptors: Vec<BorrowedFd<'a>>,
     output: Output,
     input: bool,
+    alone: bool,
 }
 
 impl<'a> Spawn<'a> {
@@ -105,6 +106,7 @@ impl<'a> Spawn<'a> {
             descriptors: Vec::new(),
             output: Output::Inherit,
             input: false,
+            alone: false,
         }
     }
 
@@ -129,6 +131,13 @@ impl<'a> Spawn<'a> {
     /// Lets the child have the parent's stdin; otherwise it has `/dev/null`.
     pub fn inherit_input(&mut self) -> &mut Self {
         self.input = true;
+        self
+    }
+
+    /// Gives the child a PID namespace of its own, if that is allowed: with root. There it has the number 1, and no signal
+    /// without a handler reaches it but KILL and STOP of ours.
+    pub fn alone(&mut self) -> &mut Self {
+        self.alone = true;
         self
     }
 
@@ -175,6 +184,8 @@ impl<'a> Spawn<'a> {
             first: FIRST,
             sources: &sources,
             report: report_end.as_raw_fd(),
+            reader: report.as_raw_fd(),
+            alone: self.alone,
             parent: rustix::process::getpid(),
         };
         let pid = sys::fork_and_exec(&recipe).map_err(prepare("fork"))?;

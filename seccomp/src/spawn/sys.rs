@@ -34,6 +34,9 @@ pub(super) struct Recipe<'a> {
     pub(super) first: RawFd,
     pub(super) sources: &'a [RawFd],
     pub(super) report: RawFd,
+    /// The parent's end of the report.
+    pub(super) reader: RawFd,
+    pub(super) alone: bool,
     pub(super) parent: Pid,
 }
 
@@ -80,7 +83,7 @@ pub(super) fn fork_and_exec(recipe: &Recipe<'_>) -> io::Result<Pid> {
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
     }
     // SAFETY: the child makes async-signal-safe calls only, on memory prepared before, and ends in exec or _exit.
-    let pid = unsafe { libc::fork() };
+    let pid = unsafe { fork(recipe.alone) };
     if pid == 0 {
         let (stage, errno) = become_binary(recipe);
         give_up(recipe.report, stage, errno);
@@ -89,6 +92,25 @@ pub(super) fn fork_and_exec(recipe: &Recipe<'_>) -> io::Result<Pid> {
     // SAFETY: restores the set that was read above.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const before, std::ptr::null_mut()) };
     Pid::from_raw(pid).filter(|_| pid > 0).ok_or(failure)
+}
+
+/// As fork, if possible into a PID namespace; what is not allowed there (it takes root) is done without.
+///
+/// # Safety
+/// The child may make async-signal-safe calls only: the C library does not know of it.
+unsafe fn fork(alone: bool) -> libc::pid_t {
+    if alone {
+        let (flags, none) = (libc::CLONE_NEWPID | libc::SIGCHLD, 0usize);
+        // SAFETY: without CLONE_VM and without a stack this is fork; the caller keeps to what that allows.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+        if let Ok(pid) = libc::pid_t::try_from(pid)
+            && pid >= 0
+        {
+            return pid;
+        }
+    }
+    // SAFETY: the caller's.
+    unsafe { libc::fork() }
 }
 
 /// One stage; false means that errno says why not.
@@ -135,12 +157,24 @@ fn die_with_parent(recipe: &Recipe<'_>) -> bool {
     // SAFETY: no pointers.
     let (asked, parent) =
         unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, signal, zero, zero, zero), libc::getppid()) };
-    if parent != recipe.parent.as_raw_nonzero().get() {
+    // In a PID namespace of its own it has no parent to name: the report then tells whether anybody reads it.
+    let orphan = if parent == 0 { !is_read(recipe) } else { parent != recipe.parent.as_raw_nonzero().get() };
+    if orphan {
         // It died before the signal was asked for: nobody is left to report to.
         // SAFETY: _exit is async-signal-safe.
         unsafe { libc::_exit(127) };
     }
     asked == 0
+}
+
+/// Whether the parent holds its end of the report.
+fn is_read(recipe: &Recipe<'_>) -> bool {
+    let mut report = libc::pollfd { fd: recipe.report, events: 0, revents: 0 };
+    // SAFETY: the child's copy of the parent's end is nobody else's; poll is handed one entry.
+    unsafe {
+        libc::close(recipe.reader);
+        libc::poll(&raw mut report, 1, 0) >= 0 && report.revents & libc::POLLERR == 0
+    }
 }
 
 fn place_descriptors(recipe: &Recipe<'_>) -> bool {

@@ -20,6 +20,17 @@ pub struct Played {
 
 /// Starts this binary in a role and waits for its end.
 pub fn start(role: &[&str]) -> Played {
+    start_as(role, |_| ())
+}
+
+/// The same, in a PID namespace of its own where that is allowed.
+pub fn start_alone(role: &[&str]) -> Played {
+    start_as(role, |spawn| {
+        spawn.alone();
+    })
+}
+
+fn start_as(role: &[&str], with: impl FnOnce(&mut Spawn<'_>)) -> Played {
     let executable = Executable::own().unwrap();
     let (reader, writer) = std::io::pipe().unwrap();
     let mut spawn = Spawn::new(&executable, "jail-role");
@@ -28,6 +39,7 @@ pub fn start(role: &[&str]) -> Played {
         spawn.argument(word);
     }
     spawn.descriptor(writer.as_fd());
+    with(&mut spawn);
     let child = spawn.start().unwrap();
     drop(writer);
     Played { report: values(reader), status: child.wait().unwrap() }
@@ -77,6 +89,7 @@ pub fn play(words: &[&str]) -> ExitCode {
                 say(&report, &json!("done"));
             });
         }
+        ["abort", kind, mode] => inside(kind, mode, || std::process::abort()),
         ["panic", kind, mode] => inside(kind, mode, || panic!("as the test wants")),
         _ => return crate::spawning::play(words, report),
     }

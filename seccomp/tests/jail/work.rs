@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("ordinary_work_goes_on_in_every_jail", ordinary_work_goes_on_in_every_jail),
     ("a_panic_in_a_jail_ends_by_itself_and_not_by_seccomp", a_panic_ends_by_itself),
     ("a_jail_without_a_rule_it_needs_fails", a_jail_without_a_rule_it_needs_fails),
+    ("no_rule_of_the_runtime_is_there_for_nothing", no_rule_of_the_runtime_is_there_for_nothing),
 ];
 
 /// What any thread does: memory small and large, time, randomness, locks, log lines.
@@ -33,7 +34,16 @@ pub fn ordinary() {
     blocks.iter_mut().for_each(|block| block.resize(block.len() * 3, 2));
     let names: HashMap<usize, String> =
         blocks.iter().map(|block| (block.len(), format!("{block:p}"))).collect();
-    eprintln!("{} blocks after {:?}", names.len(), began.elapsed());
+    // Beyond what malloc ever takes from its heap.
+    let mut large = Vec::<u8>::with_capacity(64 << 20);
+    large.push(1);
+    large.reserve_exact(128 << 20);
+    // Times that no vDSO knows, and a wait for nobody.
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: fills what it is given.
+    assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time) }, 0);
+    std::thread::park_timeout(Duration::from_micros(1));
+    eprintln!("{} blocks after {:?}, of which {} ns at work", names.len(), began.elapsed(), time.tv_nsec);
 }
 
 /// What a thread does that has others beside it.
@@ -41,6 +51,18 @@ fn beside_others() {
     ordinary();
     std::thread::sleep(Duration::from_millis(1));
     std::thread::yield_now();
+}
+
+/// A thread is interrupted, and goes on.
+fn interrupted() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing; raise takes a number.
+    let raised = unsafe {
+        libc::signal(libc::SIGUSR1, handler as libc::sighandler_t);
+        libc::raise(libc::SIGUSR1)
+    };
+    assert_eq!(raised, 0);
 }
 
 fn start_threads() {
@@ -75,6 +97,7 @@ pub fn of(kind: Kind) {
         Kind::Process(JailKind::Device(_) | JailKind::Mover) => ordinary(),
         Kind::Process(_) => {
             ordinary();
+            interrupted();
             start_threads();
         }
         Kind::Thread(_) => beside_others(),
@@ -129,11 +152,40 @@ fn a_jail_without_a_rule_it_needs_fails() -> End {
     End::Passed
 }
 
-fn with_variable(name: &str, value: &str, act: impl FnOnce()) {
+/// What the runtime is allowed that its work here does not lead to, and what does.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("restart_syscall", "a stop in the middle of a wait with a time limit; e2e `hostile` stops processes"),
+    #[cfg(target_arch = "aarch64")]
+    ("clone3", "newer C libraries than the one that this is linked with"),
+];
+
+/// The rules that every process has are taken away from one that has little else, those for threads from the machine.
+fn no_rule_of_the_runtime_is_there_for_nothing() -> End {
+    let (alone, threads) = (Table::runtime().rules, Table::threads().rules);
+    let sigsys = |how, kind| roles::start(&[how, kind, "true"]).status.signal() == Some(SIGSYS);
+    let mut unneeded = Vec::new();
+    for (kind, rules) in [("rng", alone), ("machine", threads)] {
+        assert!(!sigsys("work", kind) && !sigsys("abort", kind), "{kind}");
+        let table = Table::of(kind.parse::<Kind>().unwrap());
+        for rule in rules {
+            let index = table.rules.iter().position(|known| known.matches_same(&rule)).unwrap();
+            let killed = with_variable(granule_jail::DROP_RULE, &format!("{kind}:{index}"), || {
+                sigsys("work", kind) || sigsys("abort", kind)
+            });
+            if !killed && !ELSEWHERE.iter().any(|(call, _)| *call == rule.call.name()) {
+                unneeded.push(format!("{kind}: {} {:?} ({})", rule.call.name(), rule.when, rule.why));
+            }
+        }
+    }
+    assert!(unneeded.is_empty(), "nobody needs {unneeded:#?}");
+    End::Passed
+}
+
+fn with_variable<T>(name: &str, value: &str, act: impl FnOnce() -> T) -> T {
     let before = std::env::var_os(name);
     // SAFETY: the tests run on the only thread of this process.
     unsafe { std::env::set_var(name, value) };
-    act();
+    let done = act();
     // SAFETY: as above.
     unsafe {
         match before {
@@ -141,4 +193,5 @@ fn with_variable(name: &str, value: &str, act: impl FnOnce()) {
             None => std::env::remove_var(name),
         }
     }
+    done
 }

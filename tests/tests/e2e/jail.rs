@@ -17,6 +17,40 @@ fn every_thread_of_every_process_is_confined() {
             let who = format!("thread {} of the {}", thread.name, process.role());
             assert_eq!(status("NoNewPrivs"), "1", "{who}");
             assert_eq!(status("Seccomp"), "2", "{who} has no filter");
+            // control has its parent's filter and one of its own, a thread that does one thing one for that.
+            let own = ["vcpu", "serial", "deadline"].iter().any(|name| thread.name.starts_with(name));
+            if process.role() == "machine" {
+                assert_eq!(status("Seccomp_filters"), if own { "2" } else { "1" }, "{who}");
+            }
+        }
+    }
+    vm.monitor.shutdown();
+}
+
+/// What a process has in common with the lab's host, or has not.
+fn namespaces(process: &Process) -> Vec<(&'static str, bool)> {
+    let of = |pid: i32, name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+    let names = ["user", "pid", "mnt", "net", "ipc", "uts", "cgroup"];
+    names.map(|name| (name, of(process.pid, name) == of(1, name))).to_vec()
+}
+
+#[test]
+fn a_device_process_has_no_namespace_user_or_root_of_the_host() {
+    let vm = Vm::up(&guest());
+    for process in vm.monitor.processes() {
+        let status = process.threads()[0].status.clone();
+        let device = process.role().starts_with("device");
+        for (name, hosts) in namespaces(&process) {
+            assert_eq!(hosts, !device, "{}: {name} namespace", process.role());
+        }
+        let user = if device { "65534" } else { "0" };
+        for line in ["Uid", "Gid"] {
+            assert!(status[line].split_whitespace().all(|id| id == user), "{}: {status:?}", process.role());
+        }
+        if device {
+            assert_eq!(status["NSpid"].split_whitespace().last(), Some("1"), "{status:?}");
+            let root = std::fs::read_dir(format!("/proc/{}/root/", process.pid)).unwrap();
+            assert_eq!(root.count(), 0, "{} sees files", process.role());
         }
     }
     vm.monitor.shutdown();

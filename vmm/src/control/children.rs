@@ -181,6 +181,7 @@ impl Children {
                 Argument::Kept(_) => {}
             }
         }
+        spawn.alone();
         let child = spawn.start().map_err(|source| SpawnError { id: id.clone(), source: source.into() })?;
         let child = Arc::new(child);
         let watcher = tokio::spawn(watch(child.clone(), id.clone(), generation, self.post.clone()));

@@ -54,6 +54,7 @@ impl Mover {
         let number = spawn.descriptor(theirs.as_fd()).to_string();
         spawn.argument("mover").argument("--fd").argument(number);
         spawn.argument("--seccomp").argument(seccomp.to_string());
+        spawn.alone();
         let child = spawn.start()?;
         drop(theirs);
         ours.send(order, fds)?;

@@ -134,8 +134,15 @@ impl Guest {
         clock.done("kvm");
 
         let console = console(&spec.serial, fds, &vm, seccomp)?;
-        let (bus, devices) =
-            Bus::build(&vm, (&ram, regions), &layout, console.as_ref(), &spec.devices, fds, postman)?;
+        let (bus, devices) = Bus::build(
+            &vm,
+            (&ram, regions),
+            &layout,
+            console.as_ref(),
+            &spec.devices,
+            fds,
+            (postman, seccomp),
+        )?;
         clock.done("devices");
 
         let blob =

@@ -17,6 +17,7 @@ use granule_devices::virtio::frontend::{Deadlines, DeviceProcess, Expected};
 use granule_devices::virtio::{
     ConfigSource, DeviceType, DriverEvent, DriverSink, Fault, FaultSink, GuestMemory, VirtioPciDevice,
 };
+use granule_jail::{SeccompMode, ThreadKind};
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
@@ -144,9 +145,9 @@ impl Bus {
         console: Option<&Console>,
         specs: &[DeviceSpec],
         fds: &mut Descriptors,
-        postman: &Postman,
+        keepers: (&Postman, SeccompMode),
     ) -> Result<(Self, Vec<DeviceReport>), BusError> {
-        Self::build_as(vm, (ram, regions), layout, console, specs, fds, postman, |_| Ok(()))
+        Self::build_as(vm, (ram, regions), layout, console, specs, fds, keepers, |_| Ok(()))
     }
 
     /// The same, with a say in what the buses are like before devices are put on them.
@@ -158,7 +159,7 @@ impl Bus {
         console: Option<&Console>,
         specs: &[DeviceSpec],
         fds: &mut Descriptors,
-        postman: &Postman,
+        (postman, seccomp): (&Postman, SeccompMode),
         prepare: impl FnOnce(&[Arc<PciSegment>]) -> Result<(), E>,
     ) -> Result<(Self, Vec<DeviceReport>), E> {
         let mut io = IoManager::new();
@@ -178,7 +179,7 @@ impl Bus {
         let memory = GuestMemory::from(Arc::new(regions.beside(ram).map_err(BusError::from)?));
         let outsiders =
             GuestMemory::from(Arc::new(regions.beside_for_outsiders(ram).map_err(BusError::from)?));
-        let deadlines = Deadlines::start(|| ()).map_err(BusError::Deadlines)?;
+        let deadlines = Deadlines::start(move || keep_time_only(seccomp)).map_err(BusError::Deadlines)?;
         let postman = postman.try_clone().map_err(BusError::Deadlines)?;
         let routes = MsiRoutes::new(vm.clone());
         let builder = Builder {
@@ -221,6 +222,14 @@ impl Bus {
 impl std::fmt::Debug for Bus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Bus").field("devices", &self.devices.keys()).finish_non_exhaustive()
+    }
+}
+
+/// Confines the thread that keeps time to that.
+fn keep_time_only(seccomp: SeccompMode) {
+    if let Err(error) = granule_jail::enter_thread(ThreadKind::Deadline, seccomp) {
+        eprintln!("granule: deadline: {error}");
+        std::process::abort();
     }
 }
 

@@ -153,7 +153,7 @@ impl Guest {
             console.as_ref(),
             &placed,
             fds,
-            postman,
+            (postman, seccomp),
             |segments| restore_bridges(segments, &bridges).map_err(BuildError::from),
         )?;
         bus.restore(&mut reader, &devices, &bridges)?;
