@@ -100,17 +100,7 @@ struct Device {
 
 /// `granule device KIND …`, started by control or by a person.
 fn device(arguments: &[OsString]) -> ExitCode {
-    match Device::try_parse_from(&arguments[1..]) {
-        Ok(Device { args }) => ended(device::run(args)),
-        Err(error) if error.use_stderr() => {
-            eprintln!("{error}");
-            ExitCode::from(USAGE)
-        }
-        Err(help) => {
-            print!("{help}");
-            ExitCode::SUCCESS
-        }
-    }
+    parsed(arguments, |Device { args }| ended(device::run(args)))
 }
 
 #[derive(Debug, Parser)]
@@ -122,13 +112,7 @@ struct Mover {
 
 /// `granule mover …`, started by control.
 fn mover(arguments: &[OsString]) -> ExitCode {
-    match Mover::try_parse_from(&arguments[1..]) {
-        Ok(Mover { args }) => ended(mover::run(&args)),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(USAGE)
-        }
-    }
+    parsed(arguments, |Mover { args }| ended(mover::run(&args)))
 }
 
 #[derive(Debug, Parser)]
@@ -140,11 +124,16 @@ struct Snapshot {
 
 /// `granule snapshot inspect|verify|merge …`.
 fn snapshot(arguments: &[OsString]) -> ExitCode {
-    match Snapshot::try_parse_from(&arguments[1..]) {
-        Ok(Snapshot { args }) => match snapshot::run(args) {
-            Ok(code) => code,
-            Err(error) => report::fatal(&*error),
-        },
+    parsed(arguments, |Snapshot { args }| match snapshot::run(args) {
+        Ok(code) => code,
+        Err(error) => report::fatal(&*error),
+    })
+}
+
+/// Runs a role that clap reads the arguments of.
+fn parsed<T: Parser>(arguments: &[OsString], run: impl FnOnce(T) -> ExitCode) -> ExitCode {
+    match T::try_parse_from(&arguments[1..]) {
+        Ok(typed) => run(typed),
         Err(error) if error.use_stderr() => {
             eprintln!("{error}");
             ExitCode::from(USAGE)

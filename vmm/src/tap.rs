@@ -110,7 +110,8 @@ fn attach(file: &File, name: &str, several: bool) -> io::Result<String> {
     let several = if several { IFF_MULTI_QUEUE } else { 0 };
     request.ifr_ifru.ifru_flags = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | several).cast_signed();
     pointer_mut(file.as_fd(), TUNSETIFF, &mut request)?;
-    let bytes = request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0);
+    // C's char is signed on one architecture and not on the other.
+    let bytes = request.ifr_name.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0);
     String::from_utf8(bytes.collect()).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 

@@ -2,9 +2,9 @@
 
 use std::mem::offset_of;
 
-use kvm_bindings::{
-    KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_ARM64_SYSREG, KVM_REG_SIZE_U64, kvm_regs, user_pt_regs,
-};
+use kvm_bindings::{KVM_REG_ARM_CORE, KVM_REG_ARM64, KVM_REG_SIZE_U64, kvm_regs, user_pt_regs};
+
+use crate::state::RegisterId;
 
 /// A register of the core set, 64 bits wide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl CoreRegister {
 
 /// A system register by its encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SystemRegister(u16);
+pub struct SystemRegister(RegisterId);
 
 impl SystemRegister {
     /// What the processor can do, second word; bits 8 to 11 are memory tagging.
@@ -66,19 +66,13 @@ impl SystemRegister {
     /// The register with this encoding.
     #[must_use]
     pub const fn new(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> Self {
-        Self(
-            (op0 as u16 & 3) << 14
-                | (op1 as u16 & 7) << 11
-                | (crn as u16 & 15) << 7
-                | (crm as u16 & 15) << 3
-                | (op2 as u16 & 7),
-        )
+        Self(RegisterId::system(op0 as u64, op1 as u64, crn as u64, crm as u64, op2 as u64))
     }
 
     /// The number that KVM knows.
     #[must_use]
     pub const fn id(self) -> u64 {
-        KVM_REG_ARM64 | KVM_REG_SIZE_U64 | KVM_REG_ARM64_SYSREG as u64 | self.0 as u64
+        self.0.0
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::counters::Work;
 use super::medium::Medium;
-use super::request::{Half, Range, Request};
+use super::request::{Half, Range, Request, scatter};
 use super::spec::{
     self, CONFIG_SIZE, Config, MAX_CHAINS, MAX_DISCARD, MAX_DISCARD_RANGES, MAX_SEGMENTS, MAX_ZEROES,
     MAX_ZEROES_RANGES, SECTOR, Status, UNMAP, kind,
@@ -123,15 +123,11 @@ impl BlkDevice {
     }
 
     fn tell_serial(&self, request: &Request, memory: &Memory) -> Option<(Status, u32)> {
-        let mut rest = &self.settings.serial.0[..];
-        if request.writable_bytes() < rest.len() as u64 {
+        let serial = &self.settings.serial.0;
+        if request.writable_bytes() < serial.len() as u64 {
             return None;
         }
-        for slice in request.slices(memory, Half::Writable)? {
-            let (now, later) = rest.split_at(slice.len().min(rest.len()));
-            slice.copy_from(now);
-            rest = later;
-        }
+        scatter(serial, &request.slices(memory, Half::Writable)?);
         Some((Status::Ok, spec::SERIAL as u32))
     }
 

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use vm_memory::VolatileSlice;
 
+use super::request::scatter;
 use super::spec::SECTOR;
 use super::sys;
 
@@ -78,13 +79,7 @@ impl Bounce {
         let buffer = self.aligned();
         let read = sys::read_at(file, &[VolatileSlice::from(&mut buffer[..window.whole])], window.start)?;
         let usable = read.saturating_sub(window.before).min(window.wanted);
-        let mut rest = &mut buffer[window.before..window.before + usable];
-        for slice in slices {
-            let count = slice.len().min(rest.len());
-            let (now, later) = rest.split_at_mut(count);
-            slice.copy_from(now);
-            rest = later;
-        }
+        scatter(&buffer[window.before..window.before + usable], slices);
         Ok(usable)
     }
 

@@ -182,3 +182,11 @@ impl Request {
         }
     }
 }
+/// Writes `bytes` into `slices`, one after the other, as far as they reach.
+pub(super) fn scatter(mut bytes: &[u8], slices: &[VolatileSlice<'_>]) {
+    for slice in slices {
+        let (now, later) = bytes.split_at(slice.len().min(bytes.len()));
+        slice.copy_from(now);
+        bytes = later;
+    }
+}

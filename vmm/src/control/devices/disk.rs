@@ -1,8 +1,8 @@
 //! `disks`: block devices, in the order of `/dev/vda`, `/dev/vdb`, ….
 
-use granule_api::config::{Disk, ImageType, LockGranularity, TokenBucket};
+use granule_api::config::{Disk, ImageType, LockGranularity};
 
-use super::{Argument, Planned, Recipe};
+use super::{Argument, Planned, Recipe, limits, texts};
 use crate::control::files::FileError;
 use crate::image::{self, ImageKind, Wanted};
 use crate::wire::DeviceKind;
@@ -26,29 +26,23 @@ pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError
         source: source.into(),
     })?;
     let mut arguments = vec![Argument::file("--image-fd", file)];
-    let mut texts = |words: &[&str]| {
-        arguments.extend(words.iter().map(|word| Argument::Text((*word).to_owned())));
-    };
-    texts(&["--image-type", kind.name()]);
-    texts(&["--queues", &checked.queues.to_string(), "--queue-size", &checked.queue_size.to_string()]);
+    arguments.extend(texts(&["--image-type", kind.name()]));
+    arguments.extend(texts(&[
+        "--queues",
+        &checked.queues.to_string(),
+        "--queue-size",
+        &checked.queue_size.to_string(),
+    ]));
     for (flag, wanted) in [("--readonly", checked.readonly), ("--no-sparse", !checked.sparse)] {
         if wanted {
-            texts(&[flag]);
+            arguments.extend(texts(&[flag]));
         }
     }
     if let Some(serial) = &checked.serial {
         // One word, so that a serial number may begin with a dash.
-        texts(&[&format!("--serial={serial}")]);
+        arguments.extend(texts(&[&format!("--serial={serial}")]));
     }
-    for (flag, bucket) in [("--bandwidth", checked.limits.bandwidth), ("--operations", checked.limits.ops)] {
-        // A bucket without size or time is no limit, as in Cloud Hypervisor.
-        if let Some(TokenBucket { size, one_time_burst, refill_time }) = bucket
-            && size > 0
-            && refill_time > 0
-        {
-            texts(&[flag, &format!("{size},{},{refill_time}", one_time_burst.unwrap_or(0))]);
-        }
-    }
+    arguments.extend(limits(&checked.limits));
     Ok(Planned {
         recipe: Recipe { id, kind: DeviceKind::Blk, arguments },
         place: checked.place,

@@ -20,7 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use granule_api::config::{Checked, PciPlace, VmConfig};
+use granule_api::config::{Checked, PciPlace, RateLimiterConfig, TokenBucket, VmConfig};
 
 use super::files::FileError;
 use super::outside::{ConnectError, Connections};
@@ -122,6 +122,24 @@ impl Argument {
     pub fn file(flag: &'static str, file: File) -> Self {
         Self::Fd(flag, file.into())
     }
+}
+
+/// Words of a command line.
+fn texts(words: &[&str]) -> impl Iterator<Item = Argument> {
+    words.iter().map(|word| Argument::Text((*word).to_owned()))
+}
+
+/// The flags of a rate limiter.
+fn limits(limits: &RateLimiterConfig) -> Vec<Argument> {
+    let buckets = [("--bandwidth", limits.bandwidth), ("--operations", limits.ops)];
+    // A bucket without size or time is no limit, as in Cloud Hypervisor.
+    let limited = |bucket: &TokenBucket| bucket.size > 0 && bucket.refill_time > 0;
+    let flags = buckets.into_iter().filter_map(|(flag, bucket)| Some((flag, bucket.filter(limited)?)));
+    flags.flat_map(|(flag, bucket)| texts(&[flag, &bucket_text(bucket)]).collect::<Vec<_>>()).collect()
+}
+
+fn bucket_text(TokenBucket { size, one_time_burst, refill_time }: TokenBucket) -> String {
+    format!("{size},{},{refill_time}", one_time_burst.unwrap_or(0))
 }
 
 /// Plans all devices of a configuration, in the order of their slots; ids that they are given are written to `config`.

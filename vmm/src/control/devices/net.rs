@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use granule_api::config::{MacAddr, Net, NetConfig, TokenBucket};
+use granule_api::config::{MacAddr, Net, NetConfig};
 
-use super::{Argument, Ids, PlanError, Planned, Recipe};
+use super::{Argument, Ids, PlanError, Planned, Recipe, limits, texts};
 use crate::control::files::FileError;
 use crate::tap::{self, Wanted};
 use crate::wire::DeviceKind;
@@ -33,27 +33,21 @@ pub(super) fn plan(
     tracing::info!(id, tap = tap.name, "the tap is open");
     let mut arguments: Vec<Argument> =
         tap.queues.into_iter().map(|queue| Argument::Fd("--tap-fd", queue)).collect();
-    let mut texts = |words: &[&str]| {
-        arguments.extend(words.iter().map(|word| Argument::Text((*word).to_owned())));
-    };
-    texts(&["--tap-offloads", &tap.offloads.to_string(), "--mac", &MacAddr(checked.mac).to_string()]);
-    texts(&["--queue-size", &checked.queue_size.to_string()]);
+    arguments.extend(texts(&[
+        "--tap-offloads",
+        &tap.offloads.to_string(),
+        "--mac",
+        &MacAddr(checked.mac).to_string(),
+    ]));
+    arguments.extend(texts(&["--queue-size", &checked.queue_size.to_string()]));
     if let Some(mtu) = checked.mtu {
-        texts(&["--mtu", &mtu.to_string()]);
+        arguments.extend(texts(&["--mtu", &mtu.to_string()]));
     }
     let flags = ["--no-checksum", "--no-segmentation", "--no-fragmentation"];
     for (flag, _) in flags.into_iter().zip(checked.offloads).filter(|(_, wanted)| !wanted) {
-        texts(&[flag]);
+        arguments.extend(texts(&[flag]));
     }
-    for (flag, bucket) in [("--bandwidth", checked.limits.bandwidth), ("--operations", checked.limits.ops)] {
-        // A bucket without size or time is no limit, as in Cloud Hypervisor.
-        if let Some(TokenBucket { size, one_time_burst, refill_time }) = bucket
-            && size > 0
-            && refill_time > 0
-        {
-            texts(&[flag, &format!("{size},{},{refill_time}", one_time_burst.unwrap_or(0))]);
-        }
-    }
+    arguments.extend(limits(&checked.limits));
     Ok(Planned {
         recipe: Recipe { id, kind: DeviceKind::Net, arguments },
         place: checked.place,

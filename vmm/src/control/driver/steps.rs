@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use granule_api::error::{ApiError, ErrorKind};
 
-use super::super::boot::{self, Begin, BootError};
+use super::super::boot::{self, Begin};
 use super::super::create;
 use super::super::devices;
 use super::super::host::HostView;
@@ -127,28 +127,31 @@ impl Driver {
     }
 
     pub(super) fn start_boot(&mut self) -> Result<Progress, ApiError> {
+        if !matches!(self.vm, Vm::Created(_)) {
+            return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
+        }
+        self.events.tell("vm", "booting");
+        self.window = None;
+        self.build(Begin::Kernel, Step::Boot).inspect_err(|_| self.children.end_all())
+    }
+
+    /// Starts all that a machine consists of; `machine` builds the guest.
+    pub(super) fn build(&mut self, begin: Begin, step: Step) -> Result<Progress, ApiError> {
         let Vm::Created(created) = &mut self.vm else {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
         };
-        self.events.tell("vm", "booting");
         let prepared = boot::prepare(
             created,
             &mut self.children,
             &mut self.connections,
             self.boots + 1,
             &self.post,
-            Begin::Kernel,
+            begin,
         );
-        let boot::Prepared { spec, fds, serial, console, watchdog } = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => {
-                self.children.end_all();
-                return Err(BootError::into_api(error, "The VM could not boot"));
-            }
-        };
+        let boot::Prepared { spec, fds, serial, console, watchdog } =
+            prepared.map_err(|error| error.into_api(step.failure()))?;
         self.serial_in_boot = Some(serial);
         (self.console_in_boot, self.watchdog_in_boot) = (console, watchdog);
-        self.window = None;
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.command(Command::Boot(Box::new(spec)), &borrowed)
     }

@@ -7,7 +7,7 @@ use granule_api::error::{ApiError, ErrorKind};
 use granule_api::server::Reply;
 use tokio::sync::oneshot;
 
-use super::super::boot::{self, Begin};
+use super::super::boot::Begin;
 use super::super::create;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
@@ -74,11 +74,7 @@ impl Driver {
 
     fn admit_snapshot(&self, body: &VmSnapshotConfig) -> Result<Transfer, ApiError> {
         // Ignored, they would leave the client with another snapshot than it asked for.
-        let unbuilt = [(body.live, "live"), (body.parent.is_some(), "parent")];
-        if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
-            let reason = format!("{what}: not supported by this version");
-            return Err(refusal(ErrorKind::BadRequest, "The VM could not be snapshotted").because(reason));
-        }
+        refuse_unbuilt(Step::Stage, &[(body.live, "live"), (body.parent.is_some(), "parent")])?;
         let target = transfer::directory("destination_url", &body.destination_url)?;
         let Vm::Live(created, live) = &self.vm else { return Err(ApiError::not_created()) };
         if let Some(what) = not_in_a_snapshot(&created.config) {
@@ -235,24 +231,7 @@ impl Driver {
         if let Some(transfer) = plan.transfer.as_mut() {
             *transfer.mover() = Some(mover);
         }
-        let Vm::Created(created) = &mut self.vm else {
-            return Err(refusal(ErrorKind::WrongState, "VM is not in a state to be restored"));
-        };
-        let begin = Begin::Snapshot { state, mover: machines };
-        let prepared = boot::prepare(
-            created,
-            &mut self.children,
-            &mut self.connections,
-            self.boots + 1,
-            &self.post,
-            begin,
-        );
-        let boot::Prepared { spec, fds, serial, console, watchdog } =
-            prepared.map_err(|error| error.into_api(Step::Rebuild.failure()))?;
-        self.serial_in_boot = Some(serial);
-        (self.console_in_boot, self.watchdog_in_boot) = (console, watchdog);
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        self.command(Command::Boot(Box::new(spec)), &borrowed)
+        self.build(Begin::Snapshot { state, mover: machines }, Step::Rebuild)
     }
 
     /// A restore that failed leaves no machine, as there was none before.
@@ -277,11 +256,15 @@ fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
         (!net_fds.is_empty(), "net_fds"),
         (!zone_updates.is_empty(), "zone_updates"),
     ];
-    if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
-        let reason = format!("{what}: not supported by this version");
-        return Err(refusal(ErrorKind::BadRequest, "The VM could not be restored").because(reason));
-    }
+    refuse_unbuilt(Step::Open, &unbuilt)?;
     Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault))))
+}
+
+/// Refuses what was asked of things that do not exist yet.
+fn refuse_unbuilt(step: Step, table: &[(bool, &str)]) -> Result<(), ApiError> {
+    let Some((_, what)) = table.iter().find(|(asked, _)| *asked) else { return Ok(()) };
+    let reason = format!("{what}: not supported by this version");
+    Err(refusal(ErrorKind::BadRequest, step.failure()).because(reason))
 }
 
 /// What of a configuration has state that no snapshot holds.

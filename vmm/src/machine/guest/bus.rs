@@ -137,22 +137,10 @@ pub(super) struct Builder {
 }
 
 impl Bus {
-    /// Builds all of it: platform devices, PCI segments, virtio devices in slot order.
-    pub fn build(
-        vm: &Arc<Vm>,
-        (ram, regions): (&GuestRam, Regions),
-        layout: &Layout,
-        console: Option<&Console>,
-        specs: &[DeviceSpec],
-        fds: &mut Descriptors,
-        keepers: (&Postman, SeccompMode),
-    ) -> Result<(Self, Vec<DeviceReport>), BusError> {
-        Self::build_as(vm, (ram, regions), layout, console, specs, fds, keepers, |_| Ok(()))
-    }
-
-    /// The same, with a say in what the buses are like before devices are put on them.
+    /// Builds all of it: platform devices, PCI segments, virtio devices in slot order. `prepare` has a say in what the
+    /// buses are like before devices are put on them.
     #[allow(clippy::too_many_arguments, reason = "all that a machine has")]
-    pub(super) fn build_as<E: From<BusError>>(
+    pub fn build<E: From<BusError>>(
         vm: &Arc<Vm>,
         (ram, regions): (&GuestRam, Regions),
         layout: &Layout,

@@ -146,7 +146,7 @@ impl Guest {
         // No snapshot is made of a machine that has any but RAM.
         let regions = Regions::map(&[], fds, &layout)?;
         let bridges = bridges(&mut reader, spec.pci_segments)?;
-        let (bus, reports) = Bus::build_as(
+        let (bus, reports) = Bus::build(
             &vm,
             (&ram, regions),
             &layout,
