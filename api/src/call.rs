@@ -139,7 +139,7 @@ const fn send(name: &'static str, read: fn(&[u8]) -> Result<Call, json::JsonErro
 }
 
 fn read<T: DeserializeOwned>(body: &[u8], call: fn(T) -> Call) -> Result<Call, json::JsonError> {
-    json::parse(body).map(call)
+    json::parse_object(body).map(call)
 }
 
 /// Every path of the API.

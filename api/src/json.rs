@@ -10,6 +10,14 @@ use serde::de::DeserializeOwned;
 #[error("{0}")]
 pub struct JsonError(String);
 
+/// Reads a whole JSON document that is an object: serde would take an array for the values of one in their order.
+pub fn parse_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
+    if text.trim_ascii_start().starts_with(b"[") {
+        return Err(JsonError("invalid type: array, expected an object at line 1 column 1".into()));
+    }
+    parse(text)
+}
+
 /// Reads a whole JSON document. Unknown keys are ignored; text after the document is an error.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     let mut reader = serde_json::Deserializer::from_slice(text);
@@ -71,6 +79,12 @@ mod tests {
             error.starts_with("disks[1].num_queues: invalid value: integer `-1`, expected usize"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        let error = parse_object::<VmConfig>(b" [null, null]").unwrap_err().to_string();
+        assert!(error.contains("array, expected an object"), "{error}");
     }
 
     #[test]

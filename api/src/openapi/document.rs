@@ -20,6 +20,7 @@ pub(super) fn document() -> Value {
         paths.insert(format!("/{}", path.name), json!({ method: operation(path, &mut generator) }));
     }
     let mut schemas = generator.take_definitions(true);
+    schemas.values_mut().for_each(bound);
     // It is made up anew for each interface.
     if let Some(mac) = schemas.get_mut("NetConfig").and_then(|net| net["properties"]["mac"].as_object_mut()) {
         mac.remove("default");
@@ -37,6 +38,25 @@ pub(super) fn document() -> Value {
         "paths": paths,
         "components": { "schemas": schemas },
     })
+}
+
+/// Says of every number of 32 or 64 bits that it has an upper bound, as schemars does of the smaller ones.
+fn bound(schema: &mut Value) {
+    let maximum = match schema.get("format").and_then(Value::as_str) {
+        Some("uint32") => Some(u64::from(u32::MAX)),
+        Some("uint64" | "uint") => Some(u64::MAX),
+        _ => None,
+    };
+    match schema {
+        Value::Object(fields) => {
+            if let Some(maximum) = maximum {
+                fields.entry("maximum").or_insert(maximum.into());
+            }
+            fields.values_mut().for_each(bound);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound),
+        _ => {}
+    }
 }
 
 fn operation(path: &Path, generator: &mut schemars::SchemaGenerator) -> Value {

@@ -62,7 +62,7 @@ pub(super) const PATHS: &[Path] = &[
     plain("vm.shutdown", "End the guest; its configuration stays", &[204, 404, 405]),
     plain("vm.reboot", "End the guest and boot it anew", &[204, 404, 405, 500]),
     plain("vm.power-button", "Press the guest's power button", &[204, 404, 405]),
-    plain("vm.nmi", "Send the guest an NMI", &[204, 404, 405, 500]),
+    plain("vm.nmi", "Send the guest an NMI", &[204, 400, 404, 405, 500]),
     takes("vm.resize", "Change vCPUs or memory", part::<VmResize>, &[204, 400, 404, 405, 429, 500]),
     takes("vm.resize-disk", "Change the size of a disk", part::<VmResizeDisk>, &[204, 400, 404, 405, 500]),
     takes("vm.resize-zone", "Change the size of a memory zone", part::<VmResizeZone>, &[204, 400, 404, 500]),
@@ -81,7 +81,7 @@ pub(super) const PATHS: &[Path] = &[
         "vm.coredump",
         "Write the guest's memory as a core file",
         part::<VmCoredumpData>,
-        &[204, 404, 405, 500],
+        &[204, 400, 404, 405, 500],
     ),
     takes("vm.restore", "Make a VM of a snapshot", part::<RestoreConfig>, &[204, 400, 404, 409, 500]),
     takes(

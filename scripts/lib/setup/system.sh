@@ -51,6 +51,8 @@ install_system_packages() {
         need libc6-dev-arm64-cross /usr/aarch64-linux-gnu/lib/libc.a
         need linux-libc-dev-arm64-cross /usr/aarch64-linux-gnu/include/linux/kvm.h
     fi
+    # Debian has that part of Python in a package of its own.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} = 0 ] || apt_install "${missing[@]}"
     emulator_fits || install_emulator
     python3 -c 'import sys, lzma; sys.exit(sys.version_info < (3, 10))' ||

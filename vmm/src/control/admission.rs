@@ -66,6 +66,8 @@ pub enum Verb {
     Snapshot,
     /// vm.restore
     Restore,
+    /// vm.receive-migration
+    Receive,
     /// vm.send-migration, …: they need a machine and are not built yet.
     Unbuilt,
 }
@@ -88,7 +90,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Metrics,
@@ -108,10 +110,14 @@ impl Verb {
         Self::RemoveDevice,
         Self::Snapshot,
         Self::Restore,
+        Self::Receive,
         Self::Unbuilt,
     ];
 }
 
+/// What does not exist in this version is no fault of the host: a client may know from the documents.
+const UNBUILT: Verdict =
+    Verdict::Deny(ErrorKind::BadRequest, "this request is not supported by this version");
 const NOT_CREATED: Verdict = Verdict::Deny(ErrorKind::NotFound, "VM is not created");
 const NOT_BOOTED: Verdict = Verdict::Deny(ErrorKind::WrongState, "VM is not booted");
 
@@ -122,7 +128,10 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
     match (verb, state) {
         (Verb::Ping | Verb::Metrics | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
         (Verb::Create | Verb::Restore, Absent) => Run,
-        (Verb::Create | Verb::Restore, _) => Deny(ErrorKind::Conflict, "VM is already created"),
+        (Verb::Receive, Absent) => UNBUILT,
+        (Verb::Create | Verb::Restore | Verb::Receive, _) => {
+            Deny(ErrorKind::Conflict, "VM is already created")
+        }
         (_, Absent) => NOT_CREATED,
         (Verb::Info, _) => Run,
         (Verb::Boot, Created) => Run,
@@ -156,7 +165,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         (Verb::Snapshot, Paused) => Run,
         (Verb::Snapshot, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
         (Verb::Snapshot, Created) => NOT_BOOTED,
-        (Verb::Unbuilt, _) => Deny(ErrorKind::Internal, "this request is not supported by this version"),
+        (Verb::Unbuilt, _) => UNBUILT,
     }
 }
 
@@ -165,7 +174,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 20] = [
+    const TABLE: [(Verb, [u16; 4]); 21] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Metrics, [0, 0, 0, 0]),
@@ -185,7 +194,8 @@ mod tests {
         (Verb::RemoveDevice, [404, 0, 0, 0]),
         (Verb::Snapshot, [404, 405, 405, 0]),
         (Verb::Restore, [0, 409, 409, 409]),
-        (Verb::Unbuilt, [404, 500, 500, 500]),
+        (Verb::Receive, [400, 409, 409, 409]),
+        (Verb::Unbuilt, [404, 400, 400, 400]),
     ];
 
     #[test]

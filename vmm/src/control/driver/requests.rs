@@ -24,8 +24,9 @@ use super::hotplug::ADD;
 impl Driver {
     pub(super) fn on_request(&mut self, request: Request) {
         let verb = verb(&request.call);
+        // What waits for a plan to end is judged when its turn comes.
         if let Verdict::Deny(kind, reason) = admit(self.vm.lifecycle(), verb)
-            && self.plan.is_none()
+            && (self.plan.is_none() || answered_at_once(verb))
         {
             return request.answer(Err(refusal(kind, reason)));
         }
@@ -33,14 +34,6 @@ impl Driver {
             Verb::Ping => request.answer(info::ping(&self.host)),
             Verb::Info => self.tell_info(request),
             Verb::Metrics => self.tell_metrics(request),
-            // While there is no guest the table has said so, unless a plan is under way that may bring one.
-            Verb::Counters if !matches!(self.vm, Vm::Live(..)) => {
-                let answer = match admit(self.vm.lifecycle(), verb) {
-                    Verdict::Deny(kind, reason) => Err(refusal(kind, reason)),
-                    Verdict::Run => Err(ApiError::not_created()),
-                };
-                request.answer(answer);
-            }
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
             Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
@@ -116,6 +109,7 @@ impl Driver {
             | Verb::Counters
             | Verb::Resize
             | Verb::ResizeDisk
+            | Verb::Receive
             | Verb::Unbuilt => {
                 return;
             }
@@ -198,6 +192,11 @@ impl Driver {
     }
 }
 
+/// Whether a request is answered beside whatever plan is under way.
+fn answered_at_once(verb: Verb) -> bool {
+    matches!(verb, Verb::Ping | Verb::Info | Verb::Metrics | Verb::Counters)
+}
+
 /// Which row of the admission table a call belongs to.
 fn verb(call: &Call) -> Verb {
     match call {
@@ -225,6 +224,7 @@ fn verb(call: &Call) -> Verb {
         Call::VmRemoveDevice(_) => Verb::RemoveDevice,
         Call::VmSnapshot(_) => Verb::Snapshot,
         Call::VmRestore(_) => Verb::Restore,
+        Call::VmReceiveMigration(_) => Verb::Receive,
         _ => Verb::Unbuilt,
     }
 }
