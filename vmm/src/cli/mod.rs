@@ -30,7 +30,7 @@ use clap::Parser;
 
 pub use grammar::OptionError;
 use run::UsageError;
-pub use run::{ApiSocket, EventSink, LogOptions, RunOptions};
+pub use run::{ApiSocket, EventSink, LogFormat, LogOptions, RunOptions};
 use typed::{Command, Typed};
 
 /// What the command line asks for.

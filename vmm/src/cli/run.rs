@@ -52,6 +52,17 @@ pub struct LogOptions {
     pub level: tracing::Level,
     /// A file; standard error where there is none.
     pub file: Option<PathBuf>,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// Flags that do not go together.
@@ -103,8 +114,20 @@ pub(super) fn options(typed: &typed::Run) -> Result<RunOptions, CliError> {
         vm,
         mte: mte(&typed.mte)?,
         seccomp: typed.seccomp.parse().map_err(|error| OptionError::new("--seccomp", format!("{error}")))?,
-        log: LogOptions { level: level(typed.verbose), file: typed.log_file.clone() },
+        log: LogOptions {
+            level: level(typed.verbose),
+            file: typed.log_file.clone(),
+            format: log_format(&typed.log_format)?,
+        },
     })
+}
+
+fn log_format(text: &str) -> Result<LogFormat, OptionError> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(OptionError::new("--log-format", format!("`{text}` is not text or json"))),
+    }
 }
 
 fn mte(text: &str) -> Result<MteRequest, OptionError> {

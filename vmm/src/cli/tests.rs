@@ -8,7 +8,7 @@ use granule_api::config::{ImageType, Mode, MteRequest, VmConfig};
 use granule_jail::SeccompMode;
 
 use super::ctl::Body;
-use super::{ApiSocket, EventSink, Invocation, RunOptions, ctl, parse};
+use super::{ApiSocket, EventSink, Invocation, LogFormat, RunOptions, ctl, parse};
 
 fn words(line: &str) -> Vec<OsString> {
     line.split_whitespace().map(OsString::from).collect()
@@ -50,6 +50,9 @@ fn the_argument_lists_of_kata_and_libvirt_are_understood() {
     assert_eq!((kata.vm, kata.seccomp, kata.mte), (None, SeccompMode::Enforce, MteRequest::Auto));
     let debug = run("--api-socket /run/a -vv --seccomp false");
     assert_eq!((debug.log.level, debug.seccomp), (tracing::Level::DEBUG, SeccompMode::Off));
+    assert_eq!(debug.log.format, LogFormat::Text);
+    assert_eq!(run("--api-socket /run/a --log-format json").log.format, LogFormat::Json);
+    assert_eq!(refusal("--api-socket /run/a --log-format xml"), "--log-format: `xml` is not text or json");
     let libvirt = run("--api-socket fd=5 --event-monitor path=/run/fifo");
     assert_eq!(libvirt.api_socket, Some(ApiSocket::Fd(5)));
     assert_eq!(libvirt.event_monitor, Some(EventSink::Path("/run/fifo".into())));

@@ -63,6 +63,9 @@ pub struct Run {
     /// Write the log there and not to standard error.
     #[arg(long, value_name = "FILE")]
     pub log_file: Option<PathBuf>,
+    /// How a line of the log looks: text or json (one object a line).
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub log_format: String,
     /// Accepted: every process is jailed anyway.
     #[arg(long)]
     pub landlock: bool,
