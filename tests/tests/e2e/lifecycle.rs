@@ -2,9 +2,10 @@
 
 use granule_tests::events::Events;
 use granule_tests::monitor::Monitor;
-use granule_tests::vm::Vm;
+use granule_tests::vm::{MIB, Vm};
 use granule_tests::wait;
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::guest;
 
@@ -74,15 +75,28 @@ fn a_paused_guest_stands_still_and_a_resumed_one_goes_on() {
 }
 
 #[test]
-fn a_shut_down_guest_can_be_booted_again() {
-    let mut vm = Vm::boot(&guest().mte("auto"));
+fn a_shut_down_guest_can_be_booted_again_and_have_another_size() {
+    let mut vm = Vm::boot(&guest().mte("auto").set("/cpus/max_vcpus", 2));
     let first = vm.wait_up();
     vm.monitor.must("vm.shutdown");
     assert_eq!(vm.monitor.state(), "Created");
     assert_eq!(vm.monitor.processes().len(), 2, "machine and control alone: {:?}", vm.monitor.processes());
+    let resize = |body: &Value| vm.monitor.send("vm.resize", body).code;
+    assert_eq!(resize(&json!({"desired_vcpus": 3})), 400);
+    assert_eq!(resize(&json!({"desired_vcpus": 2, "desired_ram": 4097})), 400);
+    assert_eq!(vm.monitor.info()["config"]["cpus"]["boot_vcpus"], 1, "what is refused changes nothing");
+    assert_eq!(resize(&json!({"desired_vcpus": 2, "desired_ram": 384 * MIB})), 204);
     vm.monitor.must("vm.boot");
     assert_eq!(vm.monitor.state(), "Running");
-    vm.wait_up_after(&first);
+    let second = vm.wait_up_after(&first);
+    assert!(
+        second["memory_kib"].as_u64() > Some(first["memory_kib"].as_u64().unwrap() + 100 * 1024),
+        "{second}"
+    );
+    let vcpus =
+        vm.monitor.process("machine").threads().into_iter().filter(|thread| thread.name.starts_with("vcpu"));
+    assert_eq!(vcpus.count(), 2);
+    assert_eq!(vm.monitor.send("vm.resize", &json!({"desired_vcpus": 1})).code, 400, "it runs");
     assert_eq!(vm.monitor.put("vmm.shutdown").code, 200);
     ends_well(vm.monitor, &["vm:shutdown", "vm:booting", "vm:booted"]);
 }

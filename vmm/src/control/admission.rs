@@ -136,7 +136,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         (Verb::Info, _) => Run,
         (Verb::Boot, Created) => Run,
         (Verb::Boot, _) => Deny(ErrorKind::WrongState, "VM is already booted"),
-        (Verb::AddDevice | Verb::RemoveDevice, Created | Running | Paused) => Run,
+        (Verb::AddDevice | Verb::RemoveDevice | Verb::Resize, Created | Running | Paused) => Run,
         (Verb::Pause, Running) => Run,
         (Verb::Pause, Paused) => Deny(ErrorKind::WrongState, "VM is already paused"),
         (Verb::Resume, Paused) => Run,
@@ -144,12 +144,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
         // The reference document has 404 here and 405 for its siblings.
         (Verb::Resume, Created) => Deny(ErrorKind::NotFound, "VM is not booted"),
         (
-            Verb::Counters
-            | Verb::Shutdown
-            | Verb::Reboot
-            | Verb::PowerButton
-            | Verb::Resize
-            | Verb::ResizeDisk,
+            Verb::Counters | Verb::Shutdown | Verb::Reboot | Verb::PowerButton | Verb::ResizeDisk,
             Running | Paused,
         ) => Run,
         (
@@ -158,7 +153,6 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
             | Verb::Shutdown
             | Verb::Reboot
             | Verb::PowerButton
-            | Verb::Resize
             | Verb::ResizeDisk,
             Created,
         ) => NOT_BOOTED,
@@ -188,7 +182,7 @@ mod tests {
         (Verb::Reboot, [404, 405, 0, 0]),
         (Verb::PowerButton, [404, 405, 0, 0]),
         (Verb::Delete, [0, 0, 0, 0]),
-        (Verb::Resize, [404, 405, 0, 0]),
+        (Verb::Resize, [404, 0, 0, 0]),
         (Verb::ResizeDisk, [404, 405, 0, 0]),
         (Verb::AddDevice, [404, 0, 0, 0]),
         (Verb::RemoveDevice, [404, 0, 0, 0]),

@@ -35,6 +35,7 @@ mod orders;
 mod outside;
 mod plan;
 mod refusal;
+mod resize;
 mod serial_end;
 mod start;
 mod transfer;

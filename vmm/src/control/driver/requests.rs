@@ -13,10 +13,12 @@ use super::super::addition::NewDevice;
 use super::super::admission::{Verb, Verdict, admit};
 use super::super::balloon;
 use super::super::counters;
+use super::super::create;
 use super::super::info;
 use super::super::metrics::Known;
 use super::super::plan::{Audience, Plan, Step};
 use super::super::refusal::refusal;
+use super::super::resize;
 use super::super::vm::Vm;
 use super::Driver;
 use super::hotplug::ADD;
@@ -36,7 +38,7 @@ impl Driver {
             Verb::Metrics => self.tell_metrics(request),
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
-            Verb::AddDevice | Verb::RemoveDevice if matches!(self.vm, Vm::Created(_)) => {
+            Verb::AddDevice | Verb::RemoveDevice | Verb::Resize if matches!(self.vm, Vm::Created(_)) => {
                 let Request { call, fds, reply } = request;
                 let _ = reply.send(self.change_cold(call, fds));
             }
@@ -48,6 +50,7 @@ impl Driver {
     fn change_cold(&mut self, call: Call, fds: Vec<OwnedFd>) -> Result<Reply, ApiError> {
         match call {
             Call::VmRemoveDevice(VmRemoveDevice { id }) => self.remove_cold(&id)?,
+            Call::VmResize(wanted) => self.resize_cold(wanted)?,
             other => {
                 let device = NewDevice::of(other, fds).ok_or_else(ApiError::not_created)?;
                 self.add_cold(device)?;
@@ -158,10 +161,20 @@ impl Driver {
         });
     }
 
+    /// vm.resize before the boot. What is refused changes nothing.
+    fn resize_cold(&mut self, wanted: VmResize) -> Result<(), ApiError> {
+        let Vm::Created(created) = &mut self.vm else { return Err(ApiError::not_created()) };
+        let mut config = created.config.clone();
+        resize::cold(&mut config, wanted)?;
+        created.checked = create::create(config.clone(), &self.defaults, &self.host)?.checked;
+        created.config = config;
+        Ok(())
+    }
+
     /// vm.resize: of the balloon. What is to stay as it is may be said, too.
     fn resize(&mut self, body: VmResize, reply: oneshot::Sender<Result<Reply, ApiError>>) {
         let resized = self.vm.created_mut().ok_or_else(ApiError::not_created);
-        let resized = resized.and_then(|created| balloon::resize(&mut created.config, body));
+        let resized = resized.and_then(|created| resize::live(&mut created.config, body));
         match resized {
             Ok(Some((id, size))) => {
                 self.children.amend(&id, "--size", size.to_string());
