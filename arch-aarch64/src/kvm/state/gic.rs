@@ -63,11 +63,12 @@ fn bank((offset, bits): (u32, u32), first: u32, end: u32) -> impl Iterator<Item 
     (offset + first * bits / 8..offset + end * bits / 8).step_by(4)
 }
 
-/// The distributor's registers in the order of setting. The first says by which rules the others are written.
+/// The distributor's registers in the order of setting. The first says by which rules the others are written, the second turns it on:
+/// what becomes pending before is forwarded to nobody, not even later.
 fn distributor() -> Vec<u32> {
     let banks = [GROUP, ROUTE, CONFIG, PRIORITY, ENABLE, PENDING, ACTIVE];
     let banks = banks.into_iter().flat_map(|of| bank(of, LINES, GIC_INTERRUPTS));
-    [GICD_IIDR].into_iter().chain(banks).chain([GICD_CTLR]).collect()
+    [GICD_IIDR, GICD_CTLR].into_iter().chain(banks).collect()
 }
 
 /// A redistributor's registers in the order of setting: tables before the control register, which turns LPIs on.
@@ -132,6 +133,10 @@ impl Gic {
         let iidr = registers.get(&GICD_IIDR).copied().unwrap_or_default();
         write(device, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, u64::from(GICD_IIDR), iidr)
             .map_err(doing("restore a GIC of this implementation"))?;
+        // On before the redistributors have their lines back: KVM queues a line that rises while it is off for no vCPU
+        // (vgic_target_oracle), and a timer whose line stands already is not looked at again, so its guest has no ticks.
+        write(device, KVM_DEV_ARM_VGIC_GRP_DIST_REGS, u64::from(GICD_CTLR), value_of(registers, GICD_CTLR)?)
+            .map_err(doing("restore the GIC's distributor"))?;
         for (vcpu, processor) in (0..).zip(processors) {
             restore_redistributor(device, vcpu, processor)?;
         }
