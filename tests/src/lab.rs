@@ -68,6 +68,16 @@ pub fn virtiofsd() -> PathBuf {
     )
 }
 
+/// The folder of the Debian image and of the host's iperf3, from `GRANULE_DEBIAN`.
+///
+/// # Panics
+/// Outside of the lab.
+pub fn debian() -> PathBuf {
+    PathBuf::from(
+        env::var_os("GRANULE_DEBIAN").expect("GRANULE_DEBIAN is set: run this by scripts/lab or cargo test"),
+    )
+}
+
 /// Fails a test that was started on another kind of host than it is about.
 ///
 /// # Panics

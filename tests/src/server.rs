@@ -1,5 +1,6 @@
-//! Programs that serve a device over a socket: virtiofsd, and our own device processes on their own.
+//! Programs that serve: virtiofsd and our own device processes a device over a socket, iperf3 the other end of a network.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -7,7 +8,7 @@ use crate::lab;
 use crate::monitor::is_socket;
 use crate::wait;
 
-/// A program with a vhost-user socket; dropping it kills it.
+/// A program that serves; dropping it kills it.
 #[derive(Debug)]
 pub struct Server(Child);
 
@@ -33,6 +34,25 @@ impl Server {
         let mut command = Command::new(lab::granule());
         command.arg("device").args(arguments).args(["--socket", socket]);
         Self::start(command, socket)
+    }
+
+    /// Has iperf3 wait for clients, on this address of the host.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn iperf3(address: &str) -> Self {
+        let home = lab::debian().join("iperf3");
+        let mut command = Command::new(home.join("ld.so"));
+        command.arg("--library-path").arg(&home).arg(home.join("iperf3"));
+        command.args(["--server", "--forceflush", "--bind", address]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+        let mut lines = BufReader::new(child.stdout.take().expect("its output is a pipe")).lines();
+        let listens = lines.by_ref().map_while(Result::ok).any(|line| line.contains("Server listening"));
+        assert!(listens, "{command:?} ended: {:?}", child.wait());
+        // It says more, to nobody; a full pipe would stop it.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self(child)
     }
 
     fn start(mut command: Command, socket: &str) -> Self {

@@ -39,6 +39,7 @@ def offer(version: str, mte: bool) -> dict[str, str]:
         "GRANULE_BUSYBOX": str(initramfs.busybox()),
         "GRANULE_SELFTESTS": str(cached("selftests", "mte")),
         "GRANULE_VIRTIOFSD": str(cached("virtiofsd")),
+        "GRANULE_DEBIAN": str(cached("debian")),
     }
 
 

@@ -92,6 +92,11 @@ debian_apt() {
         -o Dir::Cache="$debian_state" -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o APT::Architectures::=amd64 -o APT::Sandbox::User="$(id -un)" "$@"
 }
 
+# arm64_closure PACKAGE…: the names of packages and of all that they depend on.
+arm64_closure() {
+    debian_apt apt-get install -s --no-install-recommends "$@" | sed -n 's/^Inst \([^ ]*\) .*/\1/p'
+}
+
 debian_ready=
 debian_apt_ready() {
     local options key

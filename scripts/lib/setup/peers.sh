@@ -9,7 +9,7 @@ fetch_peers() {
 fetch_arm64_program() {
     local folder=$1 package=$2 work names
     debian_apt_ready
-    mapfile -t names < <(debian_apt apt-get install -s --no-install-recommends "$package" | sed -n 's/^Inst \([^ ]*\) .*/\1/p')
+    mapfile -t names < <(arm64_closure "$package")
     [ ${#names[@]} -gt 0 ] || fail "Debian's sources have no $package"
     say "fetching $package for arm64 and what it needs (${#names[@]} packages)"
     work=$(mktemp -d "$cache/unpack.XXXXXX")

@@ -45,6 +45,7 @@ install_system_packages() {
     need ca-certificates /etc/ssl/certs/ca-certificates.crt
     need shellcheck shellcheck
     need gcc cc
+    need e2fsprogs /sbin/mke2fs
     need libc6-dev "/usr/include/$arch-linux-gnu/sys/types.h"
     if [ "$arch" = x86_64 ]; then
         need gcc-aarch64-linux-gnu aarch64-linux-gnu-gcc

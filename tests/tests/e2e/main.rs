@@ -10,6 +10,7 @@ mod boot;
 mod cli;
 mod console;
 mod death;
+mod debian;
 mod disks;
 mod events;
 mod external;

@@ -14,9 +14,14 @@ use crate::guest;
 
 /// Boots a guest whose serial port is a socket, and talks to it.
 pub fn talk(guest: &Guest) -> (Vm, Session) {
+    talk_when(guest, "GRANULE serving")
+}
+
+/// As [`talk`], with a guest that says another word when it listens.
+pub fn talk_when(guest: &Guest, mark: &str) -> (Vm, Session) {
     let vm = Vm::boot(&guest.clone().set("/serial", json!({"mode": "Socket"})));
     let mut session = join(&vm);
-    session.line("GRANULE serving");
+    session.line(mark);
     (vm, session)
 }
 

@@ -19,13 +19,13 @@ fn url(path: &str) -> String {
     format!("file://{path}")
 }
 
-fn snapshot(monitor: &Monitor, path: &str) {
+pub fn snapshot(monitor: &Monitor, path: &str) {
     let answer = monitor.send("vm.snapshot", &json!({"destination_url": url(path)}));
     assert_eq!(answer.code, 204, "{answer:?}; {}", monitor.errors());
 }
 
 /// Restores with `config.json` edited as a runtime does: the serial port's socket is elsewhere.
-fn restore(monitor: Monitor, path: &str, resume: bool) -> (Vm, Session) {
+pub fn restore(monitor: Monitor, path: &str, resume: bool) -> (Vm, Session) {
     let file = format!("{path}/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     config["serial"]["socket"] = monitor.folder().file("serial.sock").into();

@@ -21,6 +21,7 @@ mod checks;
 mod hostile;
 mod keep;
 mod params;
+mod root;
 mod serve;
 mod streams;
 mod sys;
@@ -29,6 +30,7 @@ mod victim;
 
 use std::process::exit;
 
+use granule_tests::modules;
 use params::Params;
 
 fn main() {
@@ -59,7 +61,7 @@ fn first_process() -> ! {
     for (what, error) in sys::mount_all() {
         say(&format!("fail mount {what}: {error}"));
     }
-    for (what, error) in sys::load_modules("/modules") {
+    for (what, error) in modules::load_all("/modules") {
         say(&format!("fail module {what}: {error}"));
     }
     let params = Params::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());

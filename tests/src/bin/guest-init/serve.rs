@@ -6,12 +6,12 @@ use std::process::Command;
 
 use rustix::system::RebootCommand;
 
-use crate::{checks, say, streams, sys};
+use crate::{checks, root, say, streams, sys};
 
 /// Carries out `what` of `granule.then=`; it never returns.
 ///
 /// `poweroff`, `reboot`, `panic` do what they say; `power-button` waits for the button and powers off;
-/// `idle` sleeps for ever; `shell` is a busybox shell; anything else serves commands from the console.
+/// `idle` sleeps for ever; `shell` is a busybox shell; `root` goes over to the root file system; anything else serves commands from the console.
 pub fn act(what: &str) -> ! {
     if what != "serve" {
         say(&format!("then {what}"));
@@ -31,6 +31,7 @@ pub fn act(what: &str) -> ! {
         },
         "shell" => Command::new("/bin/busybox").arg("sh").exec().to_string(),
         "idle" => String::new(),
+        "root" => root::switch(),
         _ => serve(),
     };
     if !failure.is_empty() {

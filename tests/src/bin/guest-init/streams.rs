@@ -8,15 +8,13 @@
 //! ```
 //! An answer is a line of JSON. `WHERE` is a port of the host by vsock, or `address:port` by TCP.
 
-mod vsock;
-
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
-use granule_tests::pattern;
+use granule_tests::{modules, pattern, vsock};
 use rustix::net::Shutdown;
 use serde_json::{Value, json};
 
@@ -33,7 +31,7 @@ const TAGGED: usize = 4096;
 /// Starts a service that goes on while the guest does: `vsock`, or `tcp ADDRESS` at this address of `eth0`.
 pub fn start(words: &str) -> Result<(), String> {
     let (what, address) = words.split_once(' ').unwrap_or((words, ""));
-    let refused = sys::load_modules(&format!("/{what}"));
+    let refused = modules::load_all(&format!("/{what}"));
     if !refused.is_empty() {
         return Err(format!("{refused:?}"));
     }

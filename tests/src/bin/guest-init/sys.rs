@@ -1,14 +1,9 @@
 //! What only a first process does: mounts, kernel modules, the end of the machine.
 
-use std::ffi::CString;
 use std::fs::{self, File};
-use std::path::Path;
 
 use rustix::mount::{MountFlags, mount};
-use rustix::system::{RebootCommand, finit_module, reboot};
-
-/// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h: the kernel itself unpacks the module.
-const COMPRESSED: i32 = 4;
+use rustix::system::{RebootCommand, reboot};
 
 /// Mounts what programs expect; what failed is returned, since a guest without `/dev/shm` still has news.
 pub fn mount_all() -> Vec<(&'static str, String)> {
@@ -29,26 +24,6 @@ pub fn mount_all() -> Vec<(&'static str, String)> {
         }
     }
     failed
-}
-
-/// Loads every module of a folder in the order of the names; returns those that the kernel refused.
-pub fn load_modules(folder: &str) -> Vec<(String, String)> {
-    let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
-    paths.sort();
-    let mut refused = Vec::new();
-    for path in paths {
-        if let Err(error) = load_module(&path) {
-            refused.push((path.display().to_string(), error));
-        }
-    }
-    refused
-}
-
-fn load_module(path: &Path) -> Result<(), String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
-    let packed = path.extension().is_some_and(|e| e == "xz" || e == "zst" || e == "gz");
-    let options = CString::default();
-    finit_module(&file, &options, if packed { COMPRESSED } else { 0 }).map_err(|e| e.to_string())
 }
 
 /// Ends or restarts the machine; it returns only with the reason why that did not happen.

@@ -349,9 +349,9 @@ fn expected(spec: &DeviceSpec) -> Expected {
 }
 
 /// How long a process may take beyond the usual to get the memory of its device ready: it reads the image, from a slow disk
-/// at 16 MiB a second.
+/// of a busy host at 4 MiB a second.
 fn ready_time(size: u64) -> Duration {
-    Duration::from_secs(size >> 24)
+    Duration::from_secs(size >> 22)
 }
 
 /// Bytes of device-specific configuration.

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::{Seen, names, read};
-use crate::sys;
+use granule_tests::modules;
 
 const MODULES: &str = "/balloon-modules";
 
 /// Loads the driver and tells its features, and how much memory is free.
 pub fn look() -> Seen {
     if names("/sys/bus/virtio/drivers/virtio_balloon").is_empty()
-        && let Some((module, error)) = sys::load_modules(MODULES).into_iter().next()
+        && let Some((module, error)) = modules::load_all(MODULES).into_iter().next()
     {
         return Err(format!("{module}: {error}"));
     }

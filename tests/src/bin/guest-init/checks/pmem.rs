@@ -5,15 +5,13 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use granule_tests::pattern;
+use granule_tests::{modules, pattern};
 use rustix::mm::{MapFlags, MsyncFlags, ProtFlags};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 
 use super::{Seen, read};
-use crate::sys;
 
 const DEVICE: &str = "/dev/pmem0";
 const FOLDER: &str = "/tmp/pmem";
@@ -43,20 +41,12 @@ pub fn look(words: &str) -> Seen {
 
 /// Loads the drivers the first time, and waits until they have found their device.
 fn wait_for_device() -> Result<(), String> {
-    if fs::exists(DEVICE).unwrap_or_default() {
-        return Ok(());
-    }
-    if let Some((module, error)) = sys::load_modules(MODULES).into_iter().next() {
+    if !fs::exists(DEVICE).unwrap_or_default()
+        && let Some((module, error)) = modules::load_all(MODULES).into_iter().next()
+    {
         return Err(format!("{module}: {error}"));
     }
-    let until = Instant::now() + Duration::from_secs(60);
-    while !fs::exists(DEVICE).unwrap_or_default() {
-        if Instant::now() > until {
-            return Err(format!("there is no {DEVICE}"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(())
+    modules::wait_for_device(DEVICE)
 }
 
 fn mounted(flags: MountFlags) -> Result<String, String> {
