@@ -172,7 +172,10 @@ impl Guest {
 }
 
 /// Packs modules so that the order of their names is the one in which they are loaded.
-fn pack_modules(archive: &mut Initramfs, folder: &str, names: &[&str]) {
+///
+/// # Panics
+/// If the kernel's package has one of them not.
+pub fn pack_modules(archive: &mut Initramfs, folder: &str, names: &[&str]) {
     for (order, name) in names.iter().enumerate() {
         let module = lab::driver(name);
         let content = std::fs::read(&module).unwrap_or_else(|e| panic!("{}: {e}", module.display()));

@@ -5,11 +5,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use granule_tests::folder::Folder;
-use granule_tests::initramfs::Initramfs;
+use granule_tests::initramfs::{Initramfs, write_program};
 use granule_tests::lab;
+use granule_tests::vm::pack_modules;
+
+use crate::io::{CID, DISK, HOST};
 
 /// Guest memory in MiB.
 pub const MEMORY_MIB: u64 = 256;
+
+/// The tap between guest and host.
+const TAP: &str = "bench0";
+/// What the guest of `bench io` loads, in this order.
+const IO_DRIVERS: &[&str] = &[
+    "block/virtio_blk",
+    "net/core/failover",
+    "net/net_failover",
+    "net/virtio_net",
+    "net/vmw_vsock/vsock",
+    "net/vmw_vsock/vmw_vsock_virtio_transport_common",
+    "net/vmw_vsock/vmw_vsock_virtio_transport",
+];
 
 /// What the guest is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +66,39 @@ impl Material {
     }
 }
 
+/// What the guest of `bench io` needs besides: drivers, a disk, a way to configure a tap.
+pub struct IoMaterial {
+    pub material: Material,
+}
+
+impl IoMaterial {
+    /// Makes it, in memory like the rest.
+    pub fn prepare() -> Result<Self, String> {
+        let material = Material::prepare()?;
+        let own = std::env::current_exe().map_err(|e| format!("/proc/self/exe: {e}"))?;
+        let mut archive = Initramfs::for_guest(&read(&own)?);
+        archive.program("bin/busybox", &lab::busybox()).map_err(|e| format!("busybox: {e}"))?;
+        pack_modules(&mut archive, "modules", IO_DRIVERS);
+        write(&material.initramfs(), &archive.finish())?;
+        // Written and not only sized: a hole is read faster than data.
+        write(&material.folder.file("disk"), &vec![0x5a; DISK as usize])?;
+        let up = format!("#!/bin/sh\nifconfig \"$1\" {HOST} netmask 255.255.255.0 up\n");
+        write_program(&material.folder.file("tap-up"), up.as_bytes()).map_err(|e| format!("tap-up: {e}"))?;
+        Ok(Self { material })
+    }
+
+    /// The socket that vsock comes out of.
+    pub fn socket(&self) -> String {
+        self.material.folder.file("vsock")
+    }
+
+    /// Removes what a monitor that was killed has left.
+    pub fn clear(&self) {
+        // Not every contender has one.
+        let _ = fs::remove_file(self.socket());
+    }
+}
+
 /// The kernel's command line.
 pub fn cmdline(guest: Guest) -> String {
     let then = if guest == Guest::Idle { " -- idle" } else { "" };
@@ -66,7 +115,7 @@ pub struct Contender {
 
 enum Kind {
     Granule { mte: &'static str },
-    Qemu { program: Vec<String> },
+    Qemu { program: Vec<String>, vhost_net: bool },
 }
 
 impl Contender {
@@ -82,19 +131,75 @@ impl Contender {
             let text = output.map_err(|e| format!("QEMU: {e}"))?.stdout;
             let text = String::from_utf8_lossy(&text).into_owned();
             let version = text.split_whitespace().nth(3).unwrap_or("?").to_owned();
-            all.push(Self { name: format!("QEMU {version}"), has_api: false, kind: Kind::Qemu { program } });
+            all.push(Self {
+                name: format!("QEMU {version}"),
+                has_api: false,
+                kind: Kind::Qemu { program, vhost_net: false },
+            });
         }
         Ok(all)
     }
 
+    /// Those whose devices are measured: tags make no difference to them, but QEMU has two ways to serve a network.
+    pub fn all_io(material: &Material) -> Result<Vec<Self>, String> {
+        let mut all = Self::all(material)?;
+        all.retain(|contender| !matches!(contender.kind, Kind::Granule { mte: "off" }));
+        let vhost = all.iter().find_map(|contender| match &contender.kind {
+            Kind::Qemu { program, .. } => Some(Self {
+                name: format!("{}, vhost-net", contender.name),
+                has_api: false,
+                kind: Kind::Qemu { program: program.clone(), vhost_net: true },
+            }),
+            Kind::Granule { .. } => None,
+        });
+        all.extend(vhost);
+        Ok(all)
+    }
+
+    /// How it is started with the guest of `bench io` and its devices.
+    pub fn io_command(&self, io: &IoMaterial, rounds: usize) -> Command {
+        let (disk, socket) = (io.material.folder.file("disk"), io.socket());
+        let mut command =
+            self.start(&io.material, Guest::Linux, &format!("console=ttyAMA0 quiet panic=-1 -- io={rounds}"));
+        match &self.kind {
+            Kind::Granule { .. } => {
+                command.args(["--disk", &format!("path={disk},image_type=raw")]);
+                command.args(["--net", &format!("tap={TAP},ip={HOST},mask=255.255.255.0")]);
+                command.args(["--vsock", &format!("cid={CID},socket={socket}")]);
+            }
+            Kind::Qemu { vhost_net, .. } => {
+                let vhost = if *vhost_net { "on" } else { "off" };
+                let up = io.material.folder.file("tap-up");
+                command.args(["-drive", &format!("file={disk},if=none,id=disk,format=raw,cache=writeback")]);
+                command.args([
+                    "-object",
+                    "iothread,id=io",
+                    "-device",
+                    "virtio-blk-pci,drive=disk,iothread=io",
+                ]);
+                command.args([
+                    "-netdev",
+                    &format!("tap,id=net,ifname={TAP},script={up},downscript=no,vhost={vhost}"),
+                ]);
+                command.args(["-device", "virtio-net-pci,netdev=net,romfile="]);
+                command.args(["-device", &format!("vhost-vsock-pci,guest-cid={CID}")]);
+            }
+        }
+        command
+    }
+
     /// How it is started with this guest, its serial port on standard output.
     pub fn command(&self, material: &Material, guest: Guest) -> Command {
-        let (kernel, initramfs, cmdline) = (material.kernel(guest), material.initramfs(), cmdline(guest));
+        self.start(material, guest, &cmdline(guest))
+    }
+
+    fn start(&self, material: &Material, guest: Guest, cmdline: &str) -> Command {
+        let (kernel, initramfs) = (material.kernel(guest), material.initramfs());
         let mut command;
         match &self.kind {
             Kind::Granule { mte } => {
                 command = Command::new(lab::granule());
-                command.args(["--kernel", &kernel, "--initramfs", &initramfs, "--cmdline", &cmdline]);
+                command.args(["--kernel", &kernel, "--initramfs", &initramfs, "--cmdline", cmdline]);
                 command.args([
                     "--cpus",
                     &format!("boot=1,mte={mte}"),
@@ -103,7 +208,7 @@ impl Contender {
                 ]);
                 command.args(["--serial", "tty", "--console", "off"]);
             }
-            Kind::Qemu { program } => {
+            Kind::Qemu { program, .. } => {
                 command = Command::new(&program[0]);
                 command.args(&program[1..]);
                 command.args(["-M", "virt,gic-version=3", "-accel", "kvm", "-cpu", "host", "-smp", "1"]);
@@ -117,7 +222,7 @@ impl Contender {
                 ]);
                 command.args(["-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot"]);
                 command.args(["-device", "virtio-rng-pci"]);
-                command.args(["-kernel", &kernel, "-initrd", &initramfs, "-append", &cmdline]);
+                command.args(["-kernel", &kernel, "-initrd", &initramfs, "-append", cmdline]);
             }
         }
         command

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! bench boot [--runs N] [--json FILE] [--only TEXT] [--quick]
+//! bench io   [--runs N] [--json FILE] [--only TEXT]
 //! ```
-//! Two guests are booted. *linux* is the Debian kernel with this very program as its `/init`: it says so on the console
+//! [`io`] measures throughput. For `boot` two guests are booted. *linux* is the Debian kernel with this very program as its `/init`: it says so on the console
 //! and powers off (or idles, while memory is looked at). *stub* is a kernel of the same size whose first instructions
 //! write one line to the serial port and power off: all time until that line is the monitor's own, and what *linux*
 //! takes beyond it is the guest kernel's own boot. No clock of the guest is trusted for that.
@@ -13,6 +14,7 @@
 
 mod contender;
 mod guest;
+mod io;
 mod report;
 mod run;
 mod stub;
@@ -23,8 +25,11 @@ use std::process::ExitCode;
 use contender::{Contender, Guest, Material};
 use report::{Entry, Report};
 
+const USAGE: &str = "usage: bench boot|io [--runs N] [--json FILE] [--only TEXT] [--quick]";
+
 /// What was typed.
 struct Options {
+    what: String,
     runs: usize,
     json: Option<PathBuf>,
     /// Contenders whose name holds this.
@@ -36,9 +41,16 @@ struct Options {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if std::process::id() == 1 {
+        if let Some(rounds) = arguments.iter().find_map(|word| word.strip_prefix("io=")) {
+            io::guest::live(rounds.parse().unwrap_or(1));
+        }
         guest::live(arguments.iter().any(|word| word == "idle"));
     }
-    let outcome = options(&arguments).and_then(|options| boot(&options));
+    let outcome = options(&arguments).and_then(|options| match options.what.as_str() {
+        "boot" => boot(&options),
+        "io" => io::run(options.runs, &options.only, options.json.as_deref()),
+        _ => Err(USAGE.to_owned()),
+    });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -49,11 +61,9 @@ fn main() -> ExitCode {
 }
 
 fn options(arguments: &[String]) -> Result<Options, String> {
-    let mut options = Options { runs: 3, json: None, only: String::new(), quick: false };
     let mut words = arguments.iter();
-    if words.next().map(String::as_str) != Some("boot") {
-        return Err("usage: bench boot [--runs N] [--json FILE] [--only TEXT] [--quick]".to_owned());
-    }
+    let what = words.next().ok_or(USAGE)?.clone();
+    let mut options = Options { what, runs: 3, json: None, only: String::new(), quick: false };
     while let Some(word) = words.next() {
         let mut value = || words.next().cloned().ok_or(format!("{word} wants a value"));
         match word.as_str() {

@@ -109,11 +109,11 @@ fn cell(values: &[f64]) -> String {
     best(values).map_or(String::new(), |best| format!("**{best:.1}** ({})", all.join(", ")))
 }
 
-fn head(first: &str, names: &[&str]) {
+pub fn head(first: &str, names: &[&str]) {
     line(first, names.iter().map(|name| (*name).to_owned()));
     line("---", names.iter().map(|_| "---".to_owned()));
 }
 
-fn line(first: &str, cells: impl Iterator<Item = String>) {
+pub fn line(first: &str, cells: impl Iterator<Item = String>) {
     println!("| {first} | {} |", cells.collect::<Vec<_>>().join(" | "));
 }

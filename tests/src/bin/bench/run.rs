@@ -44,7 +44,12 @@ pub fn to_the_end(mut command: Command, mark: &str) -> Result<Whole, String> {
 }
 
 /// Runs a guest that idles, and looks at the memory of each process: role and KiB besides guest memory.
-pub fn at_rest(mut command: Command, mark: &str) -> Result<BTreeMap<String, u64>, String> {
+pub fn at_rest(command: Command, mark: &str) -> Result<BTreeMap<String, u64>, String> {
+    observe(command, mark).map(|(_, memory)| memory)
+}
+
+/// As [`at_rest`], with all that the guest has said until then.
+pub fn observe(mut command: Command, mark: &str) -> Result<(String, BTreeMap<String, u64>), String> {
     let mut running = Running::start(&mut command)?;
     running.wait_for(mark)?;
     // Until init sleeps and what the boot woke has settled.
@@ -55,8 +60,9 @@ pub fn at_rest(mut command: Command, mark: &str) -> Result<BTreeMap<String, u64>
         found.insert(role(pid), kib);
     }
     running.child.kill().map_err(|e| format!("kill: {e}"))?;
+    let said = String::from_utf8_lossy(&running.heard).into_owned();
     running.end()?;
-    Ok(found)
+    Ok((said, found))
 }
 
 /// Creates and boots a guest with tags by the API, and ends it when the boot is answered.
