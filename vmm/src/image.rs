@@ -139,7 +139,7 @@ pub fn open(path: &Path, wanted: Wanted) -> Result<File, ImageError> {
 }
 
 /// Locks the first `length` bytes, or all there will ever be with 0: exclusively to write, shared to read.
-fn lock(file: &File, readonly: bool, length: u64) -> Result<(), ImageError> {
+pub fn lock(file: &File, readonly: bool, length: u64) -> Result<(), ImageError> {
     let kind = if readonly { libc::F_RDLCK } else { libc::F_WRLCK };
     // SAFETY: all zeros is a lock description; pid must be 0 for a lock of the open file description.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };

@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 // linux/if_tun.h.
 const TUNSETIFF: u32 = 0x4004_54ca;
 const TUNSETOFFLOAD: u32 = 0x4004_54d0;
+const TUNGETIFF: u32 = 0x8004_54d2;
 const TUNSETVNETHDRSZ: u32 = 0x4004_54d8;
 const IFF_TAP: u16 = 0x0002;
 const IFF_MULTI_QUEUE: u16 = 0x0100;
@@ -97,6 +98,41 @@ pub fn open(wanted: &Wanted<'_>) -> Result<Tap, TapError> {
         link.switch_on().map_err(failed("tap", "switch the tap on"))?;
     }
     Ok(Tap { queues, name, offloads })
+}
+
+/// Takes queues of a tap or macvtap that somebody else has opened and set up; what was passed stays open beside it.
+pub fn adopt(passed: &[OwnedFd]) -> Result<Tap, TapError> {
+    let failed = |what| move |source| TapError { key: "fds", what, source };
+    let mut tap = Tap { queues: Vec::new(), name: String::new(), offloads: 0 };
+    for queue in passed {
+        tap.name = name_of(queue.as_fd()).map_err(failed(
+            "use what was passed: no tap or macvtap that was made with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR",
+        ))?;
+        let header = HEADER_SIZE as libc::c_int;
+        pointer(queue.as_fd(), TUNSETVNETHDRSZ, &header).map_err(failed("set the tap's header"))?;
+        let flags = rustix::fs::fcntl_getfl(queue).map(|flags| flags | rustix::fs::OFlags::NONBLOCK);
+        let set = flags.and_then(|flags| rustix::fs::fcntl_setfl(queue, flags));
+        set.map_err(|errno| failed("keep the tap from blocking")(errno.into()))?;
+        tap.queues.push(queue.try_clone().map_err(failed("duplicate the tap's descriptor"))?);
+    }
+    let first = tap.queues.first().ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
+    tap.offloads =
+        first.map(|queue| offloads(queue.as_fd())).map_err(failed("find a descriptor that came along"))?;
+    Ok(tap)
+}
+
+/// The name of the interface behind a queue, where its packets are as we want them.
+fn name_of(queue: BorrowedFd<'_>) -> io::Result<String> {
+    let mut answer = request("")?;
+    pointer_mut(queue, TUNGETIFF, &mut answer)?;
+    // SAFETY: the request that has just succeeded fills in the flags.
+    let flags = unsafe { answer.ifr_ifru.ifru_flags }.cast_unsigned();
+    let wanted = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+    if flags & wanted != wanted {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let bytes = answer.ifr_name.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0);
+    Ok(String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned())
 }
 
 fn device() -> io::Result<File> {
@@ -202,7 +238,7 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
 }
 
 fn pointer_mut(fd: BorrowedFd<'_>, number: u32, request: &mut libc::ifreq) -> io::Result<()> {
-    // SAFETY: every request that this module makes of an interface reads and writes one ifreq, which this is.
+    // SAFETY: every request that this module makes with such a structure reads and writes one ifreq, which this is.
     checked(unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(number), std::ptr::from_mut(request)) })
 }
 

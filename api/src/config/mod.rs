@@ -40,7 +40,7 @@ pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuTopology, CpusConfig
 pub use disk::{DiskConfig, ImageType, LockGranularity, QueueAffinity};
 pub use list::MAX_LIST;
 pub use memory::{HotplugMethod, MemoryConfig, MemoryZoneConfig};
-pub use net::{BadMac, MacAddr, NetConfig, VhostMode};
+pub use net::{BadMac, MacAddr, NetConfig, PASSED_FD, VhostMode};
 pub use passthrough::{DeviceConfig, UserDeviceConfig, VdpaConfig};
 pub use payload::PayloadConfig;
 pub use platform::{LandlockConfig, NumaConfig, NumaDistance, PciSegmentConfig, PlatformConfig, TpmConfig};

@@ -12,6 +12,9 @@ use super::defaults::{self, net_ip, net_mac, net_mask, net_queue_size, net_queue
 use super::list;
 use super::rate::RateLimiterConfig;
 
+/// What stands in [`NetConfig::fds`] for a tap that came with the request: no client's number means anything here.
+pub const PASSED_FD: i32 = -1;
+
 /// One network interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]

@@ -14,6 +14,7 @@ use granule_tests::vm::{Guest, MIB};
 use granule_tests::wait;
 use serde_json::json;
 
+use crate::disks::Images;
 use crate::guest;
 use crate::serial::talk;
 
@@ -143,12 +144,18 @@ fn a_server_that_never_answers_holds_up_nobody_but_the_boot() {
 }
 
 #[test]
-fn our_own_process_serves_as_a_generic_device() {
-    let place = Folder::new();
-    let socket = place.file("rng.sock");
+fn our_own_processes_serve_as_a_generic_device_and_as_a_disk() {
+    let (place, images) = (Folder::new(), Images::new());
+    let [socket, disk_socket] = ["rng.sock", "blk.sock"].map(|name| place.file(name));
     let _server = Server::granule_device(&["rng"], &socket);
+    let image = images.filled("image", 1, 4 * MIB);
+    let _disk = Server::granule_device(&["blk", "--image", &image], &disk_socket);
     let device = json!([{"device_type": 4, "queue_sizes": [256], "socket": socket, "id": "mine"}]);
-    let (vm, mut session) = talk(&guest().set("/generic_vhost_user", device));
+    let disk = json!([{"vhost_user": true, "vhost_socket": disk_socket}]);
+    let (vm, mut session) = talk(&guest().set("/generic_vhost_user", device).set("/disks", disk));
+    assert_eq!(session.check(&format!("disk:read:vda:1:0:{}", 4 * MIB))["wrong"], 0);
+    assert_eq!(session.check(&format!("disk:write:vda:2:0:{MIB}"))["written"], MIB);
+    assert_eq!((images.wrong("image", 2, 0, MIB), images.wrong("image", 1, MIB, 3 * MIB)), (0, 0));
     let pci = session.check("pci");
     let sources = pci["virtio"].as_array().unwrap().iter().filter(|d| d["driver"] == "virtio_rng").count();
     assert_eq!(sources, 2, "{pci}");

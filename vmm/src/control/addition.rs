@@ -11,7 +11,8 @@ use std::os::fd::OwnedFd;
 
 use granule_api::call::Call;
 use granule_api::config::{
-    Checked, DiskConfig, FsConfig, GenericVhostUserConfig, Mode, NetConfig, PmemConfig, VmConfig, VsockConfig,
+    Checked, DiskConfig, FsConfig, GenericVhostUserConfig, Mode, NetConfig, PASSED_FD, PmemConfig, VmConfig,
+    VsockConfig,
 };
 use granule_api::error::{ApiError, ErrorKind};
 
@@ -59,7 +60,13 @@ impl NewDevice {
     pub fn of(call: Call, fds: Vec<OwnedFd>) -> Option<Self> {
         Some(match call {
             Call::VmAddDisk(disk) => Self::Disk(disk),
-            Call::VmAddNet(net) => Self::Net(net, fds),
+            Call::VmAddNet(mut net) => {
+                // Numbers of the client's own, as runtime-rs writes them beside what it sends, mean nothing here.
+                if !fds.is_empty() {
+                    net.fds = vec![PASSED_FD; fds.len()];
+                }
+                Self::Net(net, fds)
+            }
             Call::VmAddPmem(pmem) => Self::Pmem(pmem),
             Call::VmAddFs(fs) => Self::Fs(fs),
             Call::VmAddGenericVhostUser(device) => Self::Generic(device),
@@ -166,7 +173,8 @@ impl NewDevice {
         if matches!(self, Self::Pmem(_)) {
             return Err(refusal(
                 ErrorKind::BadRequest,
-                "pmem: the memory map of a running guest is fixed; add the image before the VM is booted",
+                "pmem: each device's process was told at its start which memory there is, and RAM is placed such that \
+                 nothing is kept free for more; add the image before the VM is booted",
             ));
         }
         let (id, passed) = (self.name(config, ids), self.take_passed());

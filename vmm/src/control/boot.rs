@@ -110,7 +110,8 @@ pub fn prepare(
     let (first, console) = console(created, &checked, post)?;
     let (last, watchdog) = watchdog(&checked, guest, post)?;
     let mte = created.mte == MteDecision::On;
-    let planned = devices::plan(&mut created.config, &checked, &mut created.ids, connections, mte)?;
+    let planned =
+        devices::plan(&mut created.config, &checked, &mut created.ids, connections, &created.passed, mte)?;
     let planned = first.into_iter().chain(planned).chain(last);
     let devices = planned.map(|device| match device {
         Device::Ours(planned) => start(planned, children, &mut fds),

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::addition::{Addition, NewDevice};
 use super::transfer::Transfer;
+use super::vm::PassedFds;
 
 /// One step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,6 +156,8 @@ pub struct Plan {
     pub audience: Audience,
     /// The configuration that [`Step::Create`] takes.
     pub config: Option<Box<VmConfig>>,
+    /// Descriptors that go with it, by the name of the device that they are for.
+    pub passed: PassedFds,
     /// The device that [`Step::Admit`] checks.
     pub new_device: Option<NewDevice>,
     /// What it has found: the device that [`Step::Add`] adds.
@@ -181,6 +184,7 @@ impl Plan {
             steps: steps.into_iter().collect(),
             audience,
             config: None,
+            passed: PassedFds::new(),
             new_device: None,
             addition: None,
             device: None,

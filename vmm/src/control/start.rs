@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
 
+use granule_api::config::{PASSED_FD, VmConfig};
 use granule_api::server::{self, ListenError, Listener, ServerLimits};
 use granule_jail::JailKind;
 use tokio::sync::{mpsc, watch};
@@ -14,6 +15,7 @@ use super::driver::{Driver, End, Parts};
 use super::events::EventMonitor;
 use super::inherited::Inherited;
 use super::link::MachineLink;
+use super::vm::PassedFds;
 use crate::cli::{ApiSocket, EventSink, RunOptions};
 use crate::wire::Channel;
 
@@ -77,7 +79,9 @@ async fn serve(
         defaults: Defaults::new(options.mte),
     });
     if let Some(config) = options.vm {
-        driver.boot_from_command_line(config);
+        let mut config = config;
+        let passed = taps(&mut config, inherited)?;
+        driver.boot_from_command_line(config, passed);
     }
     let end = driver.run().await;
     drop(stop);
@@ -92,6 +96,20 @@ async fn serve(
         }
         End::MachineLost => ExitCode::FAILURE,
     })
+}
+
+/// The taps that the command line names by number, under the names of their interfaces.
+fn taps(config: &mut VmConfig, inherited: &mut Inherited) -> Result<PassedFds, StartError> {
+    let mut passed = PassedFds::new();
+    for (index, net) in config.net.iter_mut().enumerate().filter(|(_, net)| !net.fds.is_empty()) {
+        let take = |number: &mut RawFd| {
+            let number = std::mem::replace(number, PASSED_FD);
+            inherited.take(number).ok_or(StartError::Descriptor(number))
+        };
+        let fds = net.fds.iter_mut().map(take).collect::<Result<_, _>>()?;
+        passed.insert(net.id.get_or_insert_with(|| format!("_net{index}")).clone(), fds);
+    }
+    Ok(passed)
 }
 
 fn event_monitor(sink: Option<EventSink>, inherited: &mut Inherited) -> Result<EventMonitor, StartError> {

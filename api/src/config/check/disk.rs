@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, Fault};
-use super::machine::path;
+use super::machine::{path, socket_path};
 use super::places::{PciPlace, place};
 use crate::config::{DiskConfig, ImageType, LockGranularity, RateLimiterConfig};
 
@@ -23,8 +23,10 @@ const MAX_SERIAL: usize = 20;
 pub struct Disk {
     /// The name that it was given, if it was.
     pub id: Option<String>,
-    /// The image; not empty.
+    /// The image; not empty, unless another program serves the disk.
     pub path: PathBuf,
+    /// The socket of the program that serves it, if one does.
+    pub served_at: Option<PathBuf>,
     /// Format of the image, one that is supported.
     pub image_type: ImageType,
     /// Whether the guest may only read.
@@ -51,8 +53,16 @@ pub struct Disk {
 pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigError> {
     let at_fault = |key: &str, fault| ConfigError::new(format!("{name}.{key}"), fault);
     refuse_unsupported(name, raw)?;
-    let image = raw.path.as_deref();
-    let image = image.ok_or_else(|| at_fault("path", Fault::Missing("a disk needs an image")))?;
+    let served_at = served_at(name, raw)?;
+    let image = match (raw.path.as_deref(), &served_at) {
+        (Some(image), None) => path(&format!("{name}.path"), image)?,
+        (None, Some(_)) => PathBuf::new(),
+        (None, None) => return Err(at_fault("path", Fault::Missing("a disk needs an image"))),
+        (Some(_), Some(_)) => {
+            let text = "the program at vhost_socket knows its image, and is not told".to_owned();
+            return Err(at_fault("path", Fault::Contradiction(text)));
+        }
+    };
     let queues = raw.num_queues as u64;
     if !(1..=MAX_QUEUES).contains(&queues) {
         return Err(at_fault("num_queues", Fault::OutOfRange { value: queues, min: 1, max: MAX_QUEUES }));
@@ -67,7 +77,8 @@ pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigE
     }
     Ok(Disk {
         id: raw.id.clone(),
-        path: path(&format!("{name}.path"), image)?,
+        path: image,
+        served_at,
         image_type: raw.image_type,
         readonly: raw.readonly,
         direct: raw.direct,
@@ -80,6 +91,19 @@ pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigE
         limits: raw.rate_limiter_config.unwrap_or_default(),
         place: place(name, raw.pci_segment, raw.pci_device_id, segments)?,
     })
+}
+
+/// Where the program that serves the disk is found.
+fn served_at(name: &str, raw: &DiskConfig) -> Result<Option<PathBuf>, ConfigError> {
+    let at = format!("{name}.vhost_socket");
+    match (&raw.vhost_socket, raw.vhost_user) {
+        (None, false) => Ok(None),
+        (Some(socket), true) => socket_path(&at, socket).map(Some),
+        (None, true) => {
+            Err(ConfigError::new(at, Fault::Missing("a disk of another program needs its socket")))
+        }
+        (Some(_), false) => Err(ConfigError::new(at, Fault::Contradiction("vhost_user is false".into()))),
+    }
 }
 
 fn serial(name: &str, raw: &DiskConfig) -> Result<Option<String>, ConfigError> {
@@ -97,7 +121,6 @@ fn serial(name: &str, raw: &DiskConfig) -> Result<Option<String>, ConfigError> {
 fn refuse_unsupported(name: &str, raw: &DiskConfig) -> Result<(), ConfigError> {
     let foreign = matches!(raw.image_type, ImageType::FixedVhd | ImageType::Vhdx);
     let refusals = [
-        ("vhost_user", raw.vhost_user, "disks that somebody else serves are not supported yet"),
         ("backing_files", raw.backing_files, "an image that is built on other files is not supported"),
         ("iommu", raw.iommu, "a virtual IOMMU is not supported"),
         (

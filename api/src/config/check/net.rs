@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, Fault};
 use super::places::{PciPlace, place};
-use crate::config::{NetConfig, RateLimiterConfig};
+use crate::config::{NetConfig, PASSED_FD, RateLimiterConfig};
 
 /// The most pairs of queues, for which the numbers by which a device's loop names queues have room.
 const MAX_PAIRS: usize = 16;
@@ -20,6 +20,8 @@ const MIN_MTU: u16 = 68;
 pub struct Net {
     /// The tap's name; one is made up where none is given.
     pub tap: Option<String>,
+    /// Its taps came as descriptors, one for each pair.
+    pub passed: bool,
     /// Address of a tap that is made for it.
     pub ip: Ipv4Addr,
     /// Mask that goes with it.
@@ -47,11 +49,13 @@ pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigErr
     let at = |key: &str| format!("{field}.{key}");
     let refuse = |key: &str, reason| Err(ConfigError::new(at(key), Fault::Unsupported(reason)));
     if raw.vhost_user || raw.vhost_socket.is_some() {
-        return refuse("vhost_user", "network devices of other programs are not supported yet");
+        return refuse(
+            "vhost_user",
+            "who serves the queue of commands differs from program to program; describe it as it is, by \
+             generic_vhost_user with device_type 1",
+        );
     }
-    if !raw.fds.is_empty() {
-        return refuse("fds", "taps by descriptor are not supported yet; give the tap's name");
-    }
+    passed(field, raw)?;
     if raw.iommu {
         return refuse("iommu", "a virtual IOMMU is not supported");
     }
@@ -73,6 +77,7 @@ pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigErr
         return Err(ConfigError::new(at("mac"), fault));
     }
     Ok(Net {
+        passed: !raw.fds.is_empty(),
         tap: raw.tap.as_deref().map(|name| tap(at("tap"), name)).transpose()?,
         ip,
         mask,
@@ -85,6 +90,23 @@ pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigErr
         limits: raw.rate_limiter_config.unwrap_or_default(),
         place: place(field, raw.pci_segment, raw.pci_device_id, segments)?,
     })
+}
+
+/// Descriptors come along with vm.add-net or stand on our own command line, one for each pair of queues.
+fn passed(field: &str, raw: &NetConfig) -> Result<(), ConfigError> {
+    let fault = match raw.fds.len() {
+        0 => return Ok(()),
+        _ if raw.fds.iter().any(|number| *number != PASSED_FD) => Fault::Unsupported(
+            "numbers of a client's own descriptors mean nothing here; send the descriptors along with vm.add-net",
+        ),
+        _ if raw.tap.is_some() => Fault::Contradiction("a tap comes by name or by descriptor".into()),
+        taps if taps.checked_mul(2) != Some(raw.num_queues) => Fault::Contradiction(format!(
+            "{taps} taps and {} queues; to each tap there are two",
+            raw.num_queues
+        )),
+        _ => return Ok(()),
+    };
+    Err(ConfigError::new(format!("{field}.fds"), fault))
 }
 
 /// A name that the kernel takes for an interface (`dev_valid_name` of net/core/dev.c), and does not fill in itself.
@@ -139,7 +161,8 @@ mod tests {
         let net = of("{}").unwrap();
         assert_eq!((net.pairs, net.queue_size, net.mtu), (1, 256, None));
         assert_eq!((net.ip, net.mask), (Ipv4Addr::new(192, 168, 249, 1), Ipv4Addr::new(255, 255, 255, 0)));
-        assert_eq!((net.offloads, net.mac[0] & 3), ([true; 3], 2));
+        assert_eq!((net.offloads, net.mac[0] & 3, net.passed), ([true; 3], 2, false));
+        assert!(of(r#"{"fds":[-1,-1],"num_queues":4}"#).unwrap().passed);
     }
 
     #[test]
@@ -160,6 +183,8 @@ mod tests {
             (r#"{"ip":"fe80::1"}"#, "ip"),
             (r#"{"iommu":true}"#, "iommu"),
             (r#"{"fds":[3]}"#, "fds"),
+            (r#"{"fds":[-1,-1]}"#, "fds"),
+            (r#"{"fds":[-1],"tap":"tap0"}"#, "fds"),
             (r#"{"vhost_user":true}"#, "vhost_user"),
         ] {
             let error = of(json).unwrap_err();

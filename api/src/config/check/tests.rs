@@ -136,6 +136,11 @@ fn disks_are_checked_field_by_field() {
     let disk = |members: &str| with(&format!(r#""disks":[{{"path":"/a"}},{{{members}}}]"#));
     let of = |members: &str| refusal(&disk(members));
     assert!(of("").starts_with("disks[1].path: missing"));
+    assert!(of(r#""vhost_user":true"#).starts_with("disks[1].vhost_socket: missing"));
+    assert!(of(r#""vhost_socket":"/s""#).starts_with("disks[1].vhost_socket: "));
+    assert!(of(r#""path":"/d","vhost_user":true,"vhost_socket":"/s""#).starts_with("disks[1].path: "));
+    let outside = check(&parsed(&disk(r#""vhost_user":true,"vhost_socket":"/s""#)), &LIMITS).unwrap();
+    assert_eq!(outside.disks[1].served_at.as_deref(), Some(std::path::Path::new("/s")));
     assert_eq!(of(r#""path":"""#), "disks[1].path: empty");
     assert_eq!(of(r#""path":"/d","num_queues":0"#), "disks[1].num_queues: 0 is not in 1..=16");
     assert_eq!(of(r#""path":"/d","num_queues":17"#), "disks[1].num_queues: 17 is not in 1..=16");

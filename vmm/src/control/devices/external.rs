@@ -1,15 +1,17 @@
-//! `fs` and `generic_vhost_user`: devices that another program serves.
+//! `fs`, `generic_vhost_user` and `disks` with a socket: devices that another program serves.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use granule_api::config::{Checked, Fs, PciPlace, VmConfig};
+use granule_api::config::{Checked, Disk, Fs, PciPlace, VmConfig};
 
 use super::ids::taken;
 use super::{Ids, PlanError};
 use crate::control::outside::{Connections, Target};
 use crate::wire::{OutsideConfig, OutsideDevice};
 
+/// The type of a block device (virtio 1.2, §5.2).
+const BLOCK: u16 = 2;
 /// The type of a file system device (virtio 1.2, §5.11).
 const FS: u16 = 26;
 /// Bytes of its tag (§5.11.4).
@@ -35,9 +37,30 @@ pub struct External {
 /// The sockets that must be connected before the devices of `checked` can be planned.
 pub fn targets(checked: &Checked) -> Vec<Target> {
     let shares = checked.fs.iter().enumerate().map(|(index, fs)| target("fs", index, &fs.socket));
+    let disks = checked.disks.iter().enumerate();
+    let disks = disks.filter_map(|(index, disk)| Some(disk_target(index, disk.served_at.as_ref()?)));
     let generic = checked.generic_vhost_user.iter().enumerate();
     let generic = generic.map(|(index, device)| target("generic_vhost_user", index, &device.socket));
-    shares.chain(generic).collect()
+    disks.chain(shares).chain(generic).collect()
+}
+
+fn disk_target(index: usize, path: &Path) -> Target {
+    Target { field: format!("disks[{index}].vhost_socket"), path: path.to_owned() }
+}
+
+/// Plans the disk of that index, which the program at `socket` serves: it alone knows size and features.
+pub(super) fn disk(
+    index: usize,
+    id: String,
+    checked: &Disk,
+    socket: &Path,
+    connections: &mut Connections,
+) -> Result<External, PlanError> {
+    let target = disk_target(index, socket);
+    let socket = connections.take(&target)?;
+    let device = OutsideDevice { device_type: BLOCK, config: OutsideConfig::OnDemand };
+    let queue_sizes = vec![checked.queue_size; checked.queues.into()];
+    Ok(External { id, target, socket, device, place: checked.place, queue_sizes })
 }
 
 fn target(list: &str, index: usize, path: &Path) -> Target {

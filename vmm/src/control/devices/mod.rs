@@ -24,6 +24,7 @@ use granule_api::config::{Checked, PciPlace, RateLimiterConfig, TokenBucket, VmC
 
 use super::files::FileError;
 use super::outside::{ConnectError, Connections};
+use super::vm::PassedFds;
 use crate::wire::DeviceKind;
 
 pub use external::{External, targets};
@@ -151,16 +152,21 @@ pub fn plan(
     checked: &Checked,
     ids: &mut Ids,
     connections: &mut Connections,
+    passed: &PassedFds,
     mte: bool,
 ) -> Result<Vec<Device>, PlanError> {
     let taken = ids::taken(config);
     let mut devices = Vec::new();
     for (index, (disk, raw)) in checked.disks.iter().zip(&mut config.disks).enumerate() {
         let id = raw.id.get_or_insert_with(|| ids.give("_disk", &taken)).clone();
-        devices.push(Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?));
+        devices.push(match &disk.served_at {
+            Some(socket) => Device::Outside(external::disk(index, id, disk, socket, connections)?),
+            None => Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?),
+        });
     }
     for (index, (net, raw)) in checked.net.iter().zip(&mut config.net).enumerate() {
-        devices.push(Device::Ours(net::plan(&format!("net[{index}]"), raw, net, ids, &taken)?));
+        let id = raw.id.get_or_insert_with(|| ids.give("_net", &taken)).clone();
+        devices.push(Device::Ours(net::plan(&format!("net[{index}]"), id, net, passed)?));
     }
     devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
     devices.extend(pmem::plan(config, &checked.pmem, ids, mte)?.into_iter().map(Device::Ours));

@@ -1,23 +1,15 @@
-//! `net`: opens the tap of an interface, or makes it.
+//! `net`: opens the tap of an interface, makes it, or takes what came with the request.
 
-use std::collections::BTreeSet;
+use granule_api::config::{MacAddr, Net};
 
-use granule_api::config::{MacAddr, Net, NetConfig};
-
-use super::{Argument, Ids, PlanError, Planned, Recipe, limits, texts};
+use super::{Argument, PlanError, Planned, Recipe, limits, texts};
 use crate::control::files::FileError;
+use crate::control::vm::PassedFds;
 use crate::tap::{self, Wanted};
 use crate::wire::DeviceKind;
 
 /// Opens the tap of one interface; `name` is the path of its object in the request, as in `net[0]`.
-pub(super) fn plan(
-    name: &str,
-    raw: &mut NetConfig,
-    checked: &Net,
-    ids: &mut Ids,
-    taken: &BTreeSet<String>,
-) -> Result<Planned, PlanError> {
-    let id = raw.id.get_or_insert_with(|| ids.give("_net", taken)).clone();
+pub(super) fn plan(name: &str, id: String, checked: &Net, passed: &PassedFds) -> Result<Planned, PlanError> {
     let wanted = Wanted {
         name: checked.tap.as_deref(),
         queues: checked.pairs,
@@ -25,7 +17,13 @@ pub(super) fn plan(
         mac: checked.host_mac,
         mtu: checked.mtu,
     };
-    let tap = tap::open(&wanted).map_err(|source| FileError::Unusable {
+    let opened = match passed.get(&id) {
+        // They are kept for the next boot.
+        Some(taps) if checked.passed => tap::adopt(taps),
+        _ if checked.passed => tap::adopt(&[]),
+        _ => tap::open(&wanted),
+    };
+    let tap = opened.map_err(|source| FileError::Unusable {
         field: format!("{name}.{}", source.key),
         path: checked.tap.clone().unwrap_or_default().into(),
         source: source.into(),

@@ -18,6 +18,7 @@ use super::ids::taken;
 use super::{Argument, Ids, Planned, Recipe, Region};
 use crate::control::files::{self, FileError};
 use crate::control::image_cache;
+use crate::image;
 use crate::wire::DeviceKind;
 
 /// The request queue's descriptors.
@@ -63,6 +64,12 @@ impl<'a> Source<'a> {
         let length = rustix::fs::seek(&source.image, rustix::fs::SeekFrom::End(0));
         let length = length.map_err(|errno| source.failed("its size cannot be found", errno.into()))?;
         source.size = source.check_size(length)?;
+        // As a disk's: one that writes, or any number that only read.
+        image::lock(&source.image, !writable, 0).map_err(|error| FileError::Unusable {
+            field: format!("pmem[{index}].file"),
+            path: wanted.file.clone(),
+            source: error.into(),
+        })?;
         Ok(source)
     }
 

@@ -72,6 +72,7 @@ impl Driver {
             &addition.alone_checked,
             &mut created.ids,
             &mut self.connections,
+            &created.passed,
             mte,
         );
         let device = planned.map_err(BootError::from).and_then(|planned| {

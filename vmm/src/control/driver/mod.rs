@@ -36,7 +36,7 @@ use super::link::MachineLink;
 use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
 use super::transfer::{Moved, Transfer};
-use super::vm::{SerialEnd, Vm};
+use super::vm::{PassedFds, SerialEnd, Vm};
 use super::watchdog_end::WatchdogEnd;
 use crate::wire::{ChannelError, Command, Envelope, Failure, FdSlot, FromMachine, Outcome};
 
@@ -154,9 +154,10 @@ impl Driver {
     }
 
     /// Creates and boots the machine that the command line describes.
-    pub fn boot_from_command_line(&mut self, config: granule_api::config::VmConfig) {
+    pub fn boot_from_command_line(&mut self, config: granule_api::config::VmConfig, passed: PassedFds) {
         let mut plan = Plan::new("boot", [Step::Create, Step::Connect, Step::Boot], Audience::CommandLine);
         plan.config = Some(Box::new(config));
+        plan.passed = passed;
         self.urgent.push_back(plan);
         self.next_plan();
     }

@@ -28,7 +28,9 @@ impl Driver {
                     .config
                     .take()
                     .ok_or_else(|| refusal(ErrorKind::BadRequest, "the body is missing"))?;
-                self.vm = Vm::Created(Box::new(create::create(*config, &self.defaults, &self.host)?));
+                let mut created = create::create(*config, &self.defaults, &self.host)?;
+                created.passed = std::mem::take(&mut plan.passed);
+                self.vm = Vm::Created(Box::new(created));
             }
             Step::Connect => return Ok(self.start_connecting()),
             Step::Boot => return self.start_boot(),

@@ -12,6 +12,7 @@ use crate::control::children::Children;
 use crate::control::create::Defaults;
 use crate::control::events::EventMonitor;
 use crate::control::link::MachineLink;
+use crate::control::vm::PassedFds;
 use crate::wire::{Channel, Command, Envelope, Failure, FromMachine, GuestEnd, Notice, Outcome};
 
 /// Generous: it only says what hung.
@@ -78,7 +79,7 @@ fn beside_started_with<F: Future<Output = ()> + 'static>(
             defaults: Defaults::new(MteRequest::Auto),
         });
         if let Some(config) = config {
-            driver.boot_from_command_line(config);
+            driver.boot_from_command_line(config, PassedFds::new());
         }
         let local = tokio::task::LocalSet::new();
         local.spawn_local(test(Around { requests: request_sender, machine }));
