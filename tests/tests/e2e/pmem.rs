@@ -8,6 +8,7 @@ use granule_tests::folder::Folder;
 use granule_tests::monitor::Monitor;
 use granule_tests::session::Session;
 use granule_tests::vm::{Guest, MIB};
+use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
 
 use crate::guest;
@@ -234,6 +235,10 @@ fn images_that_cannot_be_had_are_refused_by_name() {
     let images = Images::new();
     let odd = images.empty("odd", 2 * MIB + 512);
     let empty = images.empty("empty", 0);
+    let locked = images.empty("locked", 2 * MIB);
+    let reader = File::open(&locked).unwrap();
+    // As another VM that has the image, and only reads.
+    rustix::fs::fcntl_lock(&reader, FlockOperation::NonBlockingLockShared).unwrap();
     let huge = images.empty("huge", 0);
     File::options().write(true).open(&huge).unwrap().set_len(1 << 42).unwrap();
     for (pmem, field, reason) in [
@@ -241,6 +246,7 @@ fn images_that_cannot_be_had_are_refused_by_name() {
         (json!({"file": "/tmp"}), "pmem[0].file", "cannot be opened"),
         (json!({"file": odd}), "pmem[0].file", "not a multiple of 2 MiB"),
         (json!({"file": empty}), "pmem[0].file", "empty"),
+        (json!({"file": locked}), "pmem[0].file", "it is locked"),
         (json!({"file": odd, "size": 4 * MIB}), "pmem[0].size", "more than the file has"),
         (json!({"file": huge}), "pmem", "does not fit"),
     ] {
