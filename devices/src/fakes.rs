@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::dirty::LogFile;
 use crate::platform::{Doorbells, IrqLine, MsiMessage, MsiVectors};
 use crate::sync::lock;
 use crate::virtio::{DeviceFault, Fault, QueueSetup, VirtioBackend};
@@ -153,6 +154,10 @@ impl VirtioBackend for FakeBackend {
 
     fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault> {
         self.answer(format!("set_call {queue} {}", call.is_some()))
+    }
+
+    fn log_writes(&mut self, log: Option<&LogFile>) -> Result<(), Fault> {
+        self.answer(format!("log_writes {}", log.is_some()))
     }
 
     fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault> {

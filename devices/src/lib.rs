@@ -15,6 +15,7 @@ mod amba;
 pub mod balloon;
 pub mod blk;
 pub mod console;
+pub mod dirty;
 pub mod hex;
 pub mod net;
 pub mod pci;

@@ -90,12 +90,13 @@ impl Process {
         Some(Self { pid, args: words.map(|w| String::from_utf8_lossy(w).into_owned()).collect() })
     }
 
-    /// What it was started as: `control`, `device rng`, …; `machine` if it was started by the user.
+    /// What it was started as: `control`, `device rng`, `mover`, …; `machine` if it was started by the user.
     pub fn role(&self) -> String {
         let words = self.args.iter().skip(1).take_while(|w| !w.starts_with('-')).take(2);
         match words.map(String::as_str).collect::<Vec<_>>().as_slice() {
             ["device", kind] => format!("device {kind}"),
             ["control", ..] => "control".to_owned(),
+            ["mover", ..] => "mover".to_owned(),
             _ => "machine".to_owned(),
         }
     }

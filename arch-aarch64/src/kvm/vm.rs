@@ -5,7 +5,8 @@ use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
-    KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_MEM_READONLY, kvm_enable_cap, kvm_userspace_memory_region,
+    KVM_CAP_ARM_MTE, KVM_CAP_ARM_NISV_TO_USER, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_enable_cap,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{
@@ -235,6 +236,39 @@ impl Vm {
     pub fn add_memory(&self, memory: &GuestMemoryMmap<()>, read_only: bool) -> Result<(), KvmError> {
         self.core.map(memory, if read_only { KVM_MEM_READONLY } else { 0 })
     }
+
+    /// Has KVM log what the guest, and KVM itself, write to RAM from now on, data and tags alike; or no longer. Memory that
+    /// was added later is not RAM.
+    ///
+    /// # Errors
+    /// Where KVM refuses. Whether it logs is then not known.
+    pub fn log_writes(&self, on: bool) -> Result<(), KvmError> {
+        let ram = self.core.ram();
+        let flags = if on { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
+        (0..).zip(ram.iter()).try_for_each(|(slot, region)| self.core.map_region(slot, region, flags))
+    }
+
+    /// Takes what was written to since the log began, or was last taken: first address and bytes of each range. A write
+    /// that comes after the answer is in the next one: memory must be read after this, and not before.
+    ///
+    /// # Errors
+    /// Where nothing is logged.
+    pub fn take_log(&self, mut written: impl FnMut(u64, u64)) -> Result<(), KvmError> {
+        for (slot, region) in (0..).zip(self.core.ram().iter()) {
+            // Cannot truncate: it is mapped.
+            let bytes = region.len() as usize;
+            let words = self.core.fd.get_dirty_log(slot, bytes).map_err(doing("take the log of writes"))?;
+            let page = page_size();
+            for (number, mut word) in (0..).zip(words) {
+                while word != 0 {
+                    let index: u64 = number * 64 + u64::from(word.trailing_zeros());
+                    written(region.start_addr().raw_value() + index * page, page);
+                    word &= word - 1;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Core {
@@ -251,6 +285,12 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// What the first slots are.
+    fn ram(&self) -> GuestMemoryMmap<()> {
+        let slots = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.held.first().cloned().unwrap_or_default()
     }
 
     /// Whether the guest may read here and not write.
@@ -279,6 +319,13 @@ impl Core {
             _ => KvmError::Memory { address, source: e.into() },
         })
     }
+}
+
+/// What a bit of KVM's log stands for: the kernel's page size.
+fn page_size() -> u64 {
+    // SAFETY: takes a number, returns a number.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).unwrap_or(4096)
 }
 
 impl std::fmt::Debug for Vm {

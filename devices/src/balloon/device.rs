@@ -39,8 +39,8 @@ impl BalloonDevice {
     }
 }
 
-/// Frees the pages whose numbers are in `chain`; nothing is written to it.
-fn inflate(chain: Chain<'_>, memory: &Memory) -> u32 {
+/// Frees the pages whose numbers are in `chain`, and notes them; nothing is written to it.
+fn inflate(chain: Chain<'_>, memory: &Memory, freed: Option<&mut Ranges>) -> u32 {
     let mut ranges = Ranges::default();
     let mut left = MAX_NUMBERS;
     for descriptor in chain.readable() {
@@ -53,6 +53,9 @@ fn inflate(chain: Chain<'_>, memory: &Memory) -> u32 {
         }
     }
     ranges.free(memory);
+    if let Some(freed) = freed {
+        freed.append(ranges);
+    }
     0
 }
 
@@ -92,7 +95,14 @@ impl Device for BalloonDevice {
 
     fn serve(&mut self, queue: u16, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
         match queue {
-            INFLATE => serve_chains(ring, memory, MAX_CHAINS, |chain| inflate(chain, memory)),
+            INFLATE => {
+                let mut freed = ring.is_logging().then(Ranges::default);
+                let served =
+                    serve_chains(ring, memory, MAX_CHAINS, |chain| inflate(chain, memory, freed.as_mut()));
+                // That a page is empty is new, too.
+                freed.iter().flat_map(Ranges::each).for_each(|(start, length)| ring.wrote(start, length));
+                served
+            }
             // The pages come back when they are touched.
             DEFLATE => serve_chains(ring, memory, MAX_CHAINS, |_| 0),
             REPORTING => serve_chains(ring, memory, MAX_CHAINS, |chain| report(chain, memory)),

@@ -27,6 +27,16 @@ impl Ranges {
         }
     }
 
+    /// Adds the ranges of another.
+    pub fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// First address and bytes of each.
+    pub fn each(&self) -> impl Iterator<Item = (GuestAddress, u64)> {
+        self.0.iter().map(|range| (GuestAddress(range.start), range.end - range.start))
+    }
+
     /// Frees all of them; answers how many bytes that were.
     pub fn free(&self, memory: &Memory) -> u64 {
         let page = page_size();

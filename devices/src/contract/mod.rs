@@ -192,6 +192,35 @@ macro_rules! device_contract {
             }
 
             #[test]
+            fn all_that_it_writes_is_in_the_log_while_there_is_one() {
+                let mut rig = rig();
+                rig.start_queue(0);
+                serves_a_good_request(&mut rig);
+                let log = rig.log_writes();
+                let request: fn(&mut Driver) = $request;
+                request(&mut rig.driver);
+                rig.driver.offer(0);
+                let before = rig.pages();
+                rig.kick();
+                rig.wait_used(2);
+                // A turn is logged when it is over, and then the next request is answered.
+                rig.round_of_requests();
+                let logged = Rig::logged(&log);
+                let after = rig.pages();
+                let written = (0..).zip(before.iter().zip(&after)).filter(|(_, (was, is))| was != is);
+                let written: Vec<u64> = written.map(|(page, _)| page).collect();
+                assert!(!written.is_empty(), "at least the used ring");
+                let missing: Vec<_> = written.iter().filter(|page| !logged.contains(page)).collect();
+                assert!(missing.is_empty(), "pages {missing:?} of {written:?} are not in {logged:?}");
+
+                rig.log_no_more();
+                rig.start_queue(2);
+                serves_a_good_request(&mut rig);
+                rig.round_of_requests();
+                assert_eq!(Rig::logged(&log), Vec::<u64>::new());
+            }
+
+            #[test]
             fn kicks_without_buffers_do_nothing() {
                 let mut rig = rig();
                 rig.start_queue(0);

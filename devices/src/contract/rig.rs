@@ -8,9 +8,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vhost::VhostBackend;
 use vhost::vhost_user::Frontend;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::driver::{Driver, SIZE, guest_memory};
+use super::driver::{Driver, RAM, RAM_SIZE, SIZE, guest_memory};
+use crate::dirty::{DirtyLog, LOG_PAGE, LogFile};
 use crate::serve::{self, Device, Endpoint, Entry, ServeError};
 use crate::sys::borrow;
 use crate::virtio::{
@@ -120,6 +122,35 @@ impl Rig {
         self.process.renew();
         self.driver = Driver::new(self.memory.clone());
         let _ = (self.kick.read(), self.call.read(), self.errors.read());
+    }
+
+    /// Has the process log what it writes.
+    pub(crate) fn log_writes(&mut self) -> DirtyLog {
+        let log = LogFile::create(RAM + RAM_SIZE).unwrap();
+        self.process.log_writes(Some(&log)).unwrap();
+        log.map().unwrap()
+    }
+
+    /// Has it no longer do so.
+    pub(crate) fn log_no_more(&mut self) {
+        self.process.log_writes(None).unwrap();
+    }
+
+    /// The pages that `log` names, by their numbers in RAM.
+    pub(crate) fn logged(log: &DirtyLog) -> Vec<u64> {
+        let mut pages = Vec::new();
+        log.take(RAM..RAM + RAM_SIZE, |address| pages.push((address - RAM) / LOG_PAGE));
+        pages
+    }
+
+    /// RAM, page by page.
+    pub(crate) fn pages(&self) -> Vec<Vec<u8>> {
+        let read = |page: u64| {
+            let mut bytes = vec![0; LOG_PAGE as usize];
+            self.memory.memory().read_slice(&mut bytes, GuestAddress(RAM + page * LOG_PAGE)).unwrap();
+            bytes
+        };
+        (0..RAM_SIZE / LOG_PAGE).map(read).collect()
     }
 
     pub(crate) fn kick(&self) {

@@ -34,6 +34,7 @@ impl<'m> Batch<'m> {
         while self.room.len() < wanted && self.chains.len() < most {
             let Some(chain) = ring.get_queue_mut().iter(self.memory)?.next() else { return Ok(()) };
             let head = chain.head_index();
+            ring.will_write(&chain);
             match self.room.append_writable(chain, self.memory) {
                 Ok(length) if length > 0 => self.chains.push((head, length)),
                 _ => ring.add_used(head, 0)?,

@@ -93,6 +93,9 @@ impl PmemDevice {
     fn answer_all(&mut self, ring: &mut Ring, memory: &Memory, flushed: bool) -> Result<(), RingFault> {
         for request in std::mem::take(&mut self.gathered) {
             let written = request.answer(memory, flushed);
+            if let Some(address) = request.answer {
+                ring.wrote(address, u64::from(written));
+            }
             ring.add_used(request.head, written)?;
         }
         if ring.needs_notification()? {

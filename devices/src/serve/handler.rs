@@ -24,8 +24,10 @@ use super::inflight;
 use super::memory::SharedMemory;
 use super::orders::Orders;
 use super::queue::Queue;
-use super::ring::Progress;
+use super::ring::{Progress, Writes};
+use super::write_log::{F_LOG_ALL, WriteLog};
 use super::{Device, Wake};
+use crate::dirty::DirtyLog;
 use crate::virtio::backend::MAX_STATE;
 use crate::virtio::spec::F_EVENT_IDX;
 
@@ -38,6 +40,7 @@ pub(super) struct Handler<D> {
     pub queues: Vec<Queue>,
     owned: bool,
     features: u64,
+    log: WriteLog,
     /// How the last transfer of the device's state ended.
     state_moved: std::result::Result<(), String>,
 }
@@ -47,7 +50,15 @@ impl<D: Device> Handler<D> {
         let memory = SharedMemory::new();
         let queues = device.queue_sizes().iter().map(|size| Queue::new(*size, &memory));
         let queues = queues.collect::<std::result::Result<_, _>>()?;
-        Ok(Self { device, memory, queues, owned: false, features: 0, state_moved: Ok(()) })
+        Ok(Self {
+            device,
+            memory,
+            queues,
+            owned: false,
+            features: 0,
+            log: WriteLog::default(),
+            state_moved: Ok(()),
+        })
     }
 
     /// Takes note of a kick.
@@ -90,8 +101,10 @@ impl<D: Device> Handler<D> {
     /// Serves the queues that were kicked or have work left over, each a little.
     pub fn serve_pending(&mut self) {
         let memory = self.memory.mapped.memory();
+        let mut writes = self.log.is_logging().then(Writes::new);
         for (index, queue) in (0..).zip(&mut self.queues).filter(|(_, queue)| queue.pending && queue.live()) {
-            let served = self.device.serve(index, &mut queue.ring(), &memory);
+            let served = self.device.serve(index, &mut queue.ring(writes.as_mut()), &memory);
+            self.log.mark(queue.used_ring(), writes.as_mut());
             match served {
                 Ok(progress) => queue.pending = progress == Progress::More,
                 Err(fault) => queue.fail(index, &fault),
@@ -110,7 +123,9 @@ impl<D: Device> Handler<D> {
         if !queue.live() {
             return;
         }
-        let drained = self.device.drain(number, &mut queue.ring(), &memory);
+        let mut writes = self.log.is_logging().then(Writes::new);
+        let drained = self.device.drain(number, &mut queue.ring(writes.as_mut()), &memory);
+        self.log.mark(queue.used_ring(), writes.as_mut());
         if let Err(fault) = drained {
             queue.fail(number, &fault);
         }
@@ -122,7 +137,7 @@ impl<D: Device> Handler<D> {
     }
 
     fn offered(&self) -> u64 {
-        self.device.features() | PROTOCOL_FEATURES
+        self.device.features() | PROTOCOL_FEATURES | F_LOG_ALL
     }
 }
 
@@ -159,7 +174,12 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         if features & !self.offered() != 0 {
             return Err(Error::InvalidParam);
         }
-        self.features = features;
+        let before = std::mem::replace(&mut self.features, features);
+        self.log.switch(features & F_LOG_ALL != 0);
+        if features ^ before == F_LOG_ALL {
+            // Sent while queues run, for this alone.
+            return Ok(());
+        }
         for queue in &mut self.queues {
             queue.ring.set_queue_event_idx(features & F_EVENT_IDX != 0);
             // Without protocol features there is no SET_VRING_ENABLE, and rings are born enabled.
@@ -167,7 +187,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
                 queue.ring.set_enabled(true);
             }
         }
-        self.device.accept_features(features & !PROTOCOL_FEATURES);
+        self.device.accept_features(features & !(PROTOCOL_FEATURES | F_LOG_ALL));
         Ok(())
     }
 
@@ -242,6 +262,7 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::RESET_DEVICE;
         offered.set(VhostUserProtocolFeatures::INFLIGHT_SHMFD, self.device.keeps_order());
         Ok(offered)
@@ -346,8 +367,13 @@ impl<D: Device> VhostUserBackendReqHandlerMut for Handler<D> {
         Err(UNSUPPORTED)
     }
 
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(UNSUPPORTED)
+    fn set_log_base(&mut self, log: &VhostUserLog, file: File) -> Result<()> {
+        let failed = |error: std::io::Error| Error::ReqHandlerError(error);
+        let stat = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
+        let length = u64::try_from(stat.st_size).unwrap_or_default();
+        let mapped = DirtyLog::map(file, length, log.mmap_offset, log.mmap_size);
+        self.log.replace(mapped.map_err(failed)?);
+        Ok(())
     }
 }
 

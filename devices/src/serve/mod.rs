@@ -23,6 +23,7 @@ mod ring;
 mod server;
 mod vectors;
 mod watch;
+mod write_log;
 
 use std::error::Error;
 use std::io;

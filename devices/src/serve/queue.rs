@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
 use super::inflight::Area;
 use super::memory::SharedMemory;
-use super::ring::{Memory, Ring, RingFault};
+use super::ring::{Memory, Ring, RingFault, Writes};
 
 /// A queue of the device, and what vhost-user says of it.
 pub(super) struct Queue {
@@ -39,8 +39,15 @@ impl Queue {
     }
 
     /// The ring, for its device.
-    pub fn ring(&mut self) -> Ring<'_> {
-        Ring::new(self.ring.get_mut()).noting(self.in_flight.as_mut())
+    pub fn ring<'a>(&'a mut self, writes: Option<&'a mut Writes>) -> Ring<'a> {
+        Ring::new(self.ring.get_mut()).noting(self.in_flight.as_mut()).logging(writes)
+    }
+
+    /// The used ring with its event index: first address and bytes.
+    pub fn used_ring(&self) -> (u64, u64) {
+        let ring = self.ring.get_ref();
+        let queue = ring.get_queue();
+        (queue.used_ring(), 6 + 8 * u64::from(queue.size()))
     }
 
     /// Goes on behind the last chain that was used, which the driver knows, with what a predecessor has left in flight.

@@ -7,7 +7,7 @@ use std::sync::MutexGuard;
 use thiserror::Error;
 use vhost_user_backend::VringState;
 use virtio_queue::{DescriptorChain, Error as QueueError, QueueOwnedT, QueueT};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
+use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::inflight::Area;
 
@@ -20,21 +20,51 @@ type State = VringState<GuestMemoryAtomic<Memory>>;
 pub struct Ring<'a> {
     state: MutexGuard<'a, State>,
     in_flight: Option<&'a mut Area>,
+    /// Where what the device may write is noted, while that is logged.
+    writes: Option<&'a mut Writes>,
 }
+
+/// Ranges of guest memory: first address and bytes, allegations of the guest.
+pub(super) type Writes = Vec<(u64, u64)>;
 
 impl<'a> Ring<'a> {
     pub(crate) fn new(state: MutexGuard<'a, State>) -> Self {
-        Self { state, in_flight: None }
+        Self { state, in_flight: None, writes: None }
     }
 
     pub(super) fn noting(self, in_flight: Option<&'a mut Area>) -> Self {
         Self { in_flight, ..self }
     }
 
-    /// Notes that the chain at `head` is about to be worked on.
-    fn take(&mut self, head: u16) {
+    pub(super) fn logging(self, writes: Option<&'a mut Writes>) -> Self {
+        Self { writes, ..self }
+    }
+
+    /// Notes that the chain is about to be worked on.
+    fn take(&mut self, chain: &Chain<'_>) {
         if let Some(area) = &mut self.in_flight {
-            area.take(head);
+            area.take(chain.head_index());
+        }
+        self.will_write(chain);
+    }
+
+    /// Whether what the device writes is noted.
+    pub fn is_logging(&self) -> bool {
+        self.writes.is_some()
+    }
+
+    /// Notes that what is writable of the chain may be written before serving ends: for a device that takes chains by itself.
+    pub fn will_write(&mut self, chain: &Chain<'_>) {
+        if let Some(writes) = &mut self.writes {
+            let buffers = chain.clone().writable();
+            writes.extend(buffers.map(|buffer| (buffer.addr().0, u64::from(buffer.len()))));
+        }
+    }
+
+    /// Notes that so many bytes were written, or will be before serving ends.
+    pub fn wrote(&mut self, address: GuestAddress, length: u64) {
+        if let Some(writes) = &mut self.writes {
+            writes.push((address.0, length));
         }
     }
 
@@ -128,7 +158,7 @@ pub fn serve_while(
             let position = queue.next_avail();
             let Some(chain) = queue.iter(memory)?.next() else { break };
             let head = chain.head_index();
-            ring.take(head);
+            ring.take(&chain);
             let Some(written) = serve_one(chain) else {
                 ring.put_back(head);
                 ring.get_queue_mut().set_next_avail(position);

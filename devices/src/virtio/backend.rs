@@ -12,6 +12,7 @@ use std::os::unix::net::UnixStream;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::fault::{DeviceFault, Fault};
+use crate::dirty::LogFile;
 
 /// The most that a back end may remember, in bytes.
 pub const MAX_STATE: u64 = 16 << 20;
@@ -70,6 +71,9 @@ pub trait VirtioBackend: Send {
 
     /// Has `queue` of a running device interrupt by another eventfd.
     fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault>;
+
+    /// Has what it writes to guest memory logged from now on, or no longer; whether it runs or not.
+    fn log_writes(&mut self, log: Option<&LogFile>) -> Result<(), Fault>;
 
     /// Stops. On success the back end reads and writes no guest memory any more. Answers, for each queue that ran, the
     /// index of the available ring from which it is to go on.

@@ -15,7 +15,7 @@
 //! |---|---|
 //! | guest store / tag store | STR, STG in the guest; the fault is `user_mem_abort` → `mark_page_dirty_in_slot` (STG and STR alike) |
 //! | `ClearLog` | `kvm_get_dirty_log_protect` (or `KVM_CLEAR_DIRTY_LOG`): bit taken and page write-protected under the MMU lock |
-//! | `FlushTlb` | `kvm_flush_remote_tlbs_memslot`, after which KVM_GET_DIRTY_LOG returns |
+//! | `FlushTlb` | `kvm_flush_remote_tlbs_memslot`, after which KVM_GET_DIRTY_LOG returns, and the machine puts what it says into the log that devices and mover share |
 //! | device write, log | a device process or the machine itself writing guest memory, then setting the bit in the shared log |
 //! | `SwapDeviceLog` | mover: one atomic swap with zero of the log's word, acquire |
 //! | `ReadData`, `ReadTags`, `Send` | mover: copies the page, reads its tags (LDG), encodes a chunk; not atomic together |

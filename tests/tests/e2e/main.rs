@@ -24,6 +24,7 @@ mod pmem;
 mod selftests;
 mod serial;
 mod snapshot;
+mod snapshot_live;
 mod vsock;
 mod watchdog;
 mod wire;

@@ -6,16 +6,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use granule_tests::monitor::Monitor;
-use granule_tests::session::Session;
+use granule_tests::session::{Session, value};
 use granule_tests::vm::{Guest, Vm};
 use serde_json::{Value, json};
 
 use crate::guest;
 use crate::serial::{join, talk};
 
-const KILLED: &str = r#"{"wrong-load":{"si_code":9,"signal":11},"wrong-shared-store":{"si_code":9,"signal":11},"wrong-store":{"si_code":9,"signal":11}}"#;
+pub const KILLED: &str = r#"{"wrong-load":{"si_code":9,"signal":11},"wrong-shared-store":{"si_code":9,"signal":11},"wrong-store":{"si_code":9,"signal":11}}"#;
 
-fn url(path: &str) -> String {
+pub fn url(path: &str) -> String {
     format!("file://{path}")
 }
 
@@ -24,12 +24,17 @@ pub fn snapshot(monitor: &Monitor, path: &str) {
     assert_eq!(answer.code, 204, "{answer:?}; {}", monitor.errors());
 }
 
-/// Restores with `config.json` edited as a runtime does: the serial port's socket is elsewhere.
-pub fn restore(monitor: Monitor, path: &str, resume: bool) -> (Vm, Session) {
+/// Edits `config.json` as a runtime does: the serial port's socket is elsewhere.
+pub fn move_serial(monitor: &Monitor, path: &str) {
     let file = format!("{path}/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     config["serial"]["socket"] = monitor.folder().file("serial.sock").into();
     fs::write(&file, config.to_string()).unwrap();
+}
+
+/// Restores with another socket for the serial port.
+pub fn restore(monitor: Monitor, path: &str, resume: bool) -> (Vm, Session) {
+    move_serial(&monitor, path);
     let answer = monitor.send("vm.restore", &json!({"source_url": url(path), "resume": resume}));
     assert_eq!(answer.code, 204, "{answer:?}; {}", monitor.errors());
     let console = granule_tests::console::Console::new(monitor.folder().path().join("console"));
@@ -59,22 +64,22 @@ fn offline(path: &str, merged: &str) {
     assert_ne!(inspected[0]["runs"]["pages"], 0);
 }
 
-fn kept(session: &mut Session) -> Value {
+pub fn kept(session: &mut Session) -> Value {
     let line = session.line("GRANULE keep ");
-    let kept: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e} in {line:?}"));
+    let kept = value(&line);
     assert_eq!(kept["wrong"], 0, "{kept}");
     kept
 }
 
 /// Waits until the keepers have gone round several times, and nothing is wrong.
-fn goes_on(session: &mut Session) -> Value {
+pub fn goes_on(session: &mut Session) -> Value {
     for _ in 0..3 {
         kept(session);
     }
     kept(session)
 }
 
-fn keeping(guest: &Guest, threads: u32) -> (Vm, Session) {
+pub fn keeping(guest: &Guest, threads: u32) -> (Vm, Session) {
     let (vm, mut session) = talk(guest);
     session.say(&format!("keep {threads}"));
     goes_on(&mut session);

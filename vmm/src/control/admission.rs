@@ -64,6 +64,8 @@ pub enum Verb {
     RemoveDevice,
     /// vm.snapshot
     Snapshot,
+    /// vm.snapshot with `live`
+    LiveSnapshot,
     /// vm.restore
     Restore,
     /// vm.receive-migration
@@ -90,7 +92,7 @@ impl Lifecycle {
 #[cfg(test)]
 impl Verb {
     /// Every verb, in the table's order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Ping,
         Self::ShutdownMonitor,
         Self::Metrics,
@@ -109,6 +111,7 @@ impl Verb {
         Self::AddDevice,
         Self::RemoveDevice,
         Self::Snapshot,
+        Self::LiveSnapshot,
         Self::Restore,
         Self::Receive,
         Self::Unbuilt,
@@ -156,9 +159,11 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
             | Verb::ResizeDisk,
             Created,
         ) => NOT_BOOTED,
-        (Verb::Snapshot, Paused) => Run,
-        (Verb::Snapshot, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
-        (Verb::Snapshot, Created) => NOT_BOOTED,
+        (Verb::Snapshot, Paused) | (Verb::LiveSnapshot, Running | Paused) => Run,
+        (Verb::Snapshot, Running) => {
+            Deny(ErrorKind::WrongState, "VM is not paused, and the snapshot is not live")
+        }
+        (Verb::Snapshot | Verb::LiveSnapshot, Created) => NOT_BOOTED,
         (Verb::Unbuilt, _) => UNBUILT,
     }
 }
@@ -168,7 +173,7 @@ mod tests {
     use super::*;
 
     /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 21] = [
+    const TABLE: [(Verb, [u16; 4]); 22] = [
         (Verb::Ping, [0, 0, 0, 0]),
         (Verb::ShutdownMonitor, [0, 0, 0, 0]),
         (Verb::Metrics, [0, 0, 0, 0]),
@@ -187,6 +192,7 @@ mod tests {
         (Verb::AddDevice, [404, 0, 0, 0]),
         (Verb::RemoveDevice, [404, 0, 0, 0]),
         (Verb::Snapshot, [404, 405, 405, 0]),
+        (Verb::LiveSnapshot, [404, 405, 0, 0]),
         (Verb::Restore, [0, 409, 409, 409]),
         (Verb::Receive, [400, 409, 409, 409]),
         (Verb::Unbuilt, [404, 400, 400, 400]),

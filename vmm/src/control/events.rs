@@ -55,6 +55,13 @@ impl EventMonitor {
         self.write(&Event::new(self.started.elapsed(), "virtio-device", event).with("id", id));
     }
 
+    /// Tells that a live snapshot is there, for which the guest stood still for a while.
+    pub fn tell_live_snapshot(&mut self, paused_us: u64, rounds: usize, last_pages: u64) {
+        let event = Event::new(self.started.elapsed(), "vm", "snapshotted");
+        let event = event.with("paused_us", paused_us.to_string()).with("rounds", rounds.to_string());
+        self.write(&event.with("pages_while_paused", last_pages.to_string()));
+    }
+
     /// Tells that a vCPU cannot go on.
     pub fn tell_vcpu_failed(&mut self, vcpu: u8, reason: &str) {
         let event = Event::new(self.started.elapsed(), "vm", "failed").with("vcpu", vcpu.to_string());

@@ -55,8 +55,20 @@ pub enum Step {
     ConfigChanged,
     /// Make the files of a snapshot.
     Stage,
+    /// Have writes to a guest that runs logged, and the mover begin.
+    Track,
+    /// Decide whether another round is worth it before the guest is stopped.
+    Pace,
+    /// Have KVM's log given to the mover.
+    Harvest,
+    /// Have the mover copy what the log names.
+    Copy,
     /// Have the machine write its state and pass its memory to the mover.
     Save,
+    /// Let the guest run on.
+    Release,
+    /// Have the mover complete its files.
+    Complete,
     /// Wait until the mover has moved memory.
     Move,
     /// Make the snapshot visible.
@@ -69,6 +81,8 @@ pub enum Step {
     Rebuild,
     /// Build the rest.
     Finish,
+    /// Tell that there is a snapshot, and how long the guest stood still for it.
+    TellSaved,
     /// Tell an event of the machine.
     Tell(&'static str),
     /// End everything with this code.
@@ -91,11 +105,14 @@ impl Step {
             Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
             Self::Order => "The device could not do it",
-            Self::Stage | Self::Save | Self::Commit => "The VM could not be snapshotted",
+            Self::Stage | Self::Save | Self::Commit | Self::Track | Self::Pace | Self::Harvest => {
+                "The VM could not be snapshotted"
+            }
+            Self::Copy | Self::Release | Self::Complete => "The VM could not be snapshotted",
             Self::Move => "Guest memory could not be moved",
             Self::Open | Self::Adopt | Self::Rebuild | Self::Finish => "The VM could not be restored",
             Self::ConfigChanged => "The guest could not be told",
-            Self::Forget | Self::Tell(_) | Self::Exit(_) => "The request failed",
+            Self::Forget | Self::Tell(_) | Self::TellSaved | Self::Exit(_) => "The request failed",
         }
     }
 }

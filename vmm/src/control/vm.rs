@@ -63,6 +63,8 @@ pub struct Live {
     pub report: BootReport,
     /// Whether its vCPUs stand still.
     pub paused: bool,
+    /// Whether its writes are logged, for a live snapshot.
+    pub tracked: bool,
     /// How its processes are confined.
     pub jail: JailInfo,
     /// What the serial port holds on the host.

@@ -76,7 +76,22 @@ impl Guest {
     }
 
     /// No guest.
-    pub fn save(&self, _: OwnedFd, _: OwnedFd) -> Result<(), WrongArchitecture> {
+    pub fn save(&mut self, _: OwnedFd, _: Option<OwnedFd>) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn track(&mut self, _: OwnedFd) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn harvest(&self) -> Result<(), WrongArchitecture> {
+        match *self {}
+    }
+
+    /// No guest.
+    pub fn release(&mut self) -> u64 {
         match *self {}
     }
 

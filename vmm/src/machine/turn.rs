@@ -99,9 +99,19 @@ impl Machine {
             }
             Command::Finish => return self.finish_restore(),
             Command::Save { state, mover } => {
-                let (state, mover) = (fds.take(state)?, fds.take(mover)?);
+                let state = fds.take(state)?;
+                let mover = mover.map(|mover| fds.take(mover)).transpose()?;
                 self.guest()?.save(state, mover)?;
             }
+            Command::Track { mover } => {
+                let mover = fds.take(mover)?;
+                self.guest()?.track(mover).map_err(|error| {
+                    let blame = error.blame();
+                    Failure::from(error).blamed(blame)
+                })?;
+            }
+            Command::Harvest => self.guest()?.harvest()?,
+            Command::Release => return Ok(Outcome::Released { paused_us: self.guest()?.release() }),
             Command::Boot(spec) => {
                 let host = self.host.as_ref().map_err(Clone::clone)?;
                 if self.guest.is_some() {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use granule_devices::dirty::{DirtyLog, LOG_PAGE};
 use granule_snapshot::file::ReadAt;
 use granule_snapshot::layout::{Layout, LayoutError, PageSize, Region};
 use rustix::mm::{Advice, madvise};
@@ -33,6 +34,9 @@ pub enum MemoryError {
     /// A page size that no snapshot can have.
     #[error("the host has pages of {0} bytes")]
     PageSize(usize),
+    /// The log of writes.
+    #[error("cannot map the log of writes to guest memory")]
+    Log(#[source] io::Error),
     /// A mapping.
     #[error("cannot map guest memory at {gpa:#x}")]
     Map {
@@ -67,14 +71,24 @@ pub struct GuestPages {
     layout: Layout,
     regions: Vec<Mapped>,
     granules: Vec<u8>,
+    log: Option<DirtyLog>,
 }
 
 impl GuestPages {
     /// Takes what the machine passes; `tags`: with a window on the tags.
     pub fn receive(machine: OwnedFd, tags: bool) -> Result<Self, MemoryError> {
         let channel = Channel::from_fd(machine);
-        let Received { message, fds } = channel.receive::<SharedMemory>().map_err(MemoryError::Machine)?;
-        let SharedMemory { regions } = message;
+        let Received { message, mut fds } =
+            channel.receive::<SharedMemory>().map_err(MemoryError::Machine)?;
+        let SharedMemory { regions, log } = message;
+        let log = log.zip(log.and_then(|_| fds.pop()));
+        let log = log.map(|(size, file)| {
+            let file = File::from(file);
+            let length = file.metadata()?.len();
+            DirtyLog::map(file, length, 0, size)
+        });
+        let log = log.transpose();
+        let log = log.map_err(MemoryError::Log)?;
         if regions.len() != fds.len() {
             return Err(MemoryError::Files { files: fds.len(), regions: regions.len() });
         }
@@ -90,7 +104,7 @@ impl GuestPages {
             mapped.push(Mapped::new(region, first, pages, Arc::new(File::from(fd)), tags).map_err(failed)?);
             first += pages;
         }
-        Ok(Self { granules: vec![0; page_size.granules()], layout, regions: mapped })
+        Ok(Self { granules: vec![0; page_size.granules()], layout, regions: mapped, log })
     }
 
     /// The regions.
@@ -110,6 +124,25 @@ impl GuestPages {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a page has neither data nor tags; it stays so.
+    pub fn is_hole(&self, page: u64) -> io::Result<bool> {
+        Ok(self.next(page)? != Some(page))
+    }
+
+    /// Takes the pages that the log of writes names, ascending, and clears it. They must be read after this.
+    pub fn harvest(&self) -> Vec<u64> {
+        let mut pages = Vec::new();
+        let Some(log) = &self.log else { return pages };
+        for region in self.layout.regions() {
+            log.take(region.gpa..region.gpa + region.size, |address| {
+                // Several pages of the log may be one of the host's.
+                let page = self.layout.page_of(address / LOG_PAGE * LOG_PAGE);
+                pages.extend(page.filter(|page| pages.last() != Some(page)));
+            });
+        }
+        pages
     }
 
     /// Copies a page's data.

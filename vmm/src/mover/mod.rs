@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  start ─► jail ─► one MoverOrder from control ─► SharedMemory from the machine ─► move ─► Saved | Restored | Failed ─► exit
-//!                   (files of the snapshot)         (memfds)
+//!                   (files of the snapshot)         (memfds)                        │ ▲
+//!                                                                  a live snapshot: Copied ─► Round … Complete
 //! ```
 //!
 //! It is the only process that may map with PROT_MTE, and it makes no call of KVM's, so it cannot wait for a lock that a
@@ -10,6 +11,7 @@
 //! left of it is gone with it. What it reads of a snapshot is an allegation until checked; what it reads of the guest it
 //! copies and does not interpret.
 
+mod copy;
 mod memory;
 mod progress;
 mod restore;
@@ -64,8 +66,11 @@ pub fn run(args: &MoverArgs) -> Result<ExitCode, MoverError> {
     let Received { message, fds } = control.receive::<MoverOrder>().map_err(MoverError::Control)?;
     let mut fds = Passed(fds.into_iter().map(Some).collect());
     let result = match message {
-        MoverOrder::Save { machine, files } => save::save(machine, files, &mut fds, &control),
+        MoverOrder::Save { machine, files, parent, live } => {
+            save::save(&save::Job { machine, files, parent, live }, &mut fds, &control)
+        }
         MoverOrder::Restore { machine, layers } => restore::restore(machine, &layers, &mut fds, &control),
+        MoverOrder::Round | MoverOrder::Complete => Err(Failure::of("an order without a job")),
     };
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let told = result.unwrap_or_else(FromMover::Failed);

@@ -29,7 +29,7 @@ pub fn restore(
     Ok(FromMover::Restored)
 }
 
-fn open(layers: &[LayerSpec], fds: &mut Passed) -> Result<MemoryChain<std::fs::File>, Failure> {
+pub(super) fn open(layers: &[LayerSpec], fds: &mut Passed) -> Result<MemoryChain<std::fs::File>, Failure> {
     let mut opened = Vec::with_capacity(layers.len());
     for layer in layers {
         let manifest = Manifest::decode(layer.manifest.as_bytes())?;

@@ -28,14 +28,24 @@ pub enum Command {
     Resume,
     /// Press the power button.
     PowerButton,
-    /// Write the state of a paused machine to a file, and pass its memory on. Devices are quiet from then on, until
-    /// [`Command::Resume`].
+    /// Write the machine's state to a file. vCPUs stand still and devices are quiet from then on, until
+    /// [`Command::Resume`] or [`Command::Release`].
     Save {
         /// An empty file.
         state: FdSlot,
+        /// The mover's socket, to pass memory on; of a live snapshot the mover has it ([`Command::Track`]), and what was
+        /// written last is in the log of writes.
+        mover: Option<FdSlot>,
+    },
+    /// Log writes to guest memory from now on, and pass memory and log on.
+    Track {
         /// The mover's socket.
         mover: FdSlot,
     },
+    /// Put what KVM has logged into the log that the mover has.
+    Harvest,
+    /// Log no longer, and let a machine that [`Command::Save`] has stopped run on. Answered with [`Outcome::Released`].
+    Release,
     /// Finish what [`Command::Boot`] began with [`StartSpec::Snapshot`]: its memory is there now. Answered with
     /// [`Outcome::Booted`].
     Finish,
@@ -276,6 +286,11 @@ pub enum Outcome {
     Added(Box<DeviceReport>),
     /// The machine is built and (unless told otherwise) runs.
     Booted(Box<BootReport>),
+    /// It runs on.
+    Released {
+        /// How long it stood still, in microseconds.
+        paused_us: u64,
+    },
 }
 
 /// A chain of causes, outermost first.

@@ -1,7 +1,7 @@
 //! The messages between `control`, `machine` and the mover.
 //!
 //! ```text
-//!  control ── MoverOrder + files ──► mover ── FromMover ──► control
+//!  control ── MoverOrder + files ──► mover ── FromMover ──► control      (a live snapshot: several of each, see `mover`)
 //!  machine ── SharedMemory + memfds ──► mover          (over a socket of their own, which control made and did not keep)
 //! ```
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Failure, FdSlot};
 
-/// What the mover is to do; the one message that control sends it.
+/// What the mover is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum MoverOrder {
     /// Write guest memory to the files of a snapshot.
@@ -20,7 +20,15 @@ pub enum MoverOrder {
         machine: FdSlot,
         /// The files, empty.
         files: FileSlots,
+        /// What it is a diff of, newest first; none for a full snapshot.
+        parent: Vec<LayerSpec>,
+        /// Whether the guest runs meanwhile: then [`FromMover::Copied`] is told, and more orders follow.
+        live: bool,
     },
+    /// Copy what the log of writes names, of which each page was copied before. Answered with [`FromMover::Copied`].
+    Round,
+    /// That was all: complete the files. Answered with [`FromMover::Saved`].
+    Complete,
     /// Write the memory of a snapshot to guest memory.
     Restore {
         /// Where [`SharedMemory`] comes from.
@@ -55,6 +63,9 @@ pub struct LayerSpec {
 pub struct SharedMemory {
     /// The regions, ascending.
     pub regions: Vec<SharedRegion>,
+    /// The size of the log of writes, where writes are logged: its file is the last of the descriptors.
+    #[serde(default)]
+    pub log: Option<u64>,
 }
 
 /// One region of guest memory; the whole of its file from `offset` on.
@@ -77,6 +88,11 @@ pub enum FromMover {
         done: u64,
         /// Of so many.
         of: u64,
+    },
+    /// A live snapshot's round is done.
+    Copied {
+        /// Pages that it copied.
+        pages: u64,
     },
     /// Memory is saved.
     Saved(SavedMemory),

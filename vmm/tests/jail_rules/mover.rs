@@ -26,7 +26,7 @@ pub fn run(dropped: Option<&str>) -> Result<ExitStatus, Failed> {
     memory.write_all_at(&[7; 5000], 8192).unwrap();
     let (raw, pages) = (memfd(0), memfd(0));
     let slots = json!({ "memory": 1, "pages": 2, "tags": null });
-    let order = json!({ "Save": { "machine": 0, "files": slots } });
+    let order = json!({ "Save": { "machine": 0, "files": slots, "parent": [], "live": false } });
     let (saved, _) = job(&order, &memory, [&raw, &pages], dropped)?;
     let sum = &saved["Saved"]["pages"];
     let (size, sum) = sum[0].as_u64().zip(sum[1].as_u64()).ok_or(Failed)?;

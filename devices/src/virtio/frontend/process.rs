@@ -15,6 +15,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::deadline::Deadlines;
 use super::session::Session;
+use crate::dirty::LogFile;
 use crate::virtio::backend::{QueueSetup, VirtioBackend, read_slice};
 use crate::virtio::fault::{DeviceFault, Fault};
 use crate::virtio::transport::GuestMemory;
@@ -62,6 +63,10 @@ pub struct DeviceProcess {
     memory: GuestMemory,
     config: Vec<u8>,
     started: Vec<u16>,
+    /// The features that the driver has accepted.
+    features: u64,
+    /// Where its writes are logged, while they are.
+    log: Option<LogFile>,
     /// What is in flight, kept for the process's successor. It is never mapped here.
     in_flight: Option<(VhostUserInflight, File)>,
     silent: EventFd,
@@ -91,6 +96,8 @@ impl DeviceProcess {
             memory,
             config,
             started: Vec::new(),
+            features: 0,
+            log: None,
             in_flight: None,
             silent,
             errors,
@@ -135,6 +142,14 @@ impl DeviceProcess {
     pub(super) fn region(&self) -> Option<u64> {
         use std::os::unix::fs::MetadataExt;
         self.in_flight.as_ref().map(|(_, file)| file.metadata().unwrap().ino())
+    }
+
+    /// Says which features the driver has accepted, and what is logged.
+    fn send_log(&mut self) -> Result<(), Fault> {
+        if let Some(log) = &self.log {
+            self.session.set_log(log)?;
+        }
+        self.session.set_features(self.features, self.log.is_some())
     }
 
     /// Hands over the in-flight region: a new one, or the one that a predecessor has left.
@@ -224,7 +239,8 @@ impl VirtioBackend for DeviceProcess {
 
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault> {
         self.started.clear();
-        self.session.set_features(features)?;
+        self.features = features;
+        self.send_log()?;
         self.send_memory()?;
         self.send_in_flight()?;
         queues.iter().try_for_each(|queue| self.start_queue(queue))
@@ -234,6 +250,15 @@ impl VirtioBackend for DeviceProcess {
         let Self { session, silent, .. } = self;
         let call = call.unwrap_or(silent);
         session.ask("SET_VRING_CALL", |frontend| frontend.set_vring_call(usize::from(queue), call))
+    }
+
+    fn log_writes(&mut self, log: Option<&LogFile>) -> Result<(), Fault> {
+        if log.is_some() && !self.session.logs_writes() {
+            return Err(DeviceFault::Lacks("a log of what it writes to memory (VHOST_F_LOG_ALL)").into());
+        }
+        self.log = log.cloned();
+        // One that does not run hears of it when it is started.
+        if self.started.is_empty() { Ok(()) } else { self.send_log() }
     }
 
     fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault> {

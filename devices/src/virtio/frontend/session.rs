@@ -1,20 +1,24 @@
 //! One connection with a device process: requests, each within its time, and what their failures mean.
 
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use vhost::VhostBackend;
 use vhost::vhost_user::message::{VhostUserConfigFlags, VhostUserHeaderFlag};
 use vhost::vhost_user::{
     Error as ProtocolError, Frontend, VhostUserFrontend, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
+use vhost::{VhostBackend, VhostUserDirtyLogRegion};
 
 use super::deadline::Deadlines;
+use crate::dirty::LogFile;
 use crate::virtio::fault::{DeviceFault, Fault};
 use crate::virtio::spec::F_VERSION_1;
 
+/// The switch of a back end that can log what it writes.
+const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// The feature bit of a back end that has protocol features.
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
@@ -66,6 +70,7 @@ impl Session {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::LOG_SHMFD
             | VhostUserProtocolFeatures::INFLIGHT_SHMFD;
         let offered = self.ask("GET_PROTOCOL_FEATURES", |frontend| frontend.get_protocol_features())?;
         let agreed = offered & known;
@@ -100,7 +105,22 @@ impl Session {
 
     /// The virtio features that the process has.
     pub fn features(&self) -> u64 {
-        self.features & !PROTOCOL_FEATURES
+        self.features & !(PROTOCOL_FEATURES | F_LOG_ALL)
+    }
+
+    /// Whether the process can log what it writes to guest memory.
+    pub fn logs_writes(&self) -> bool {
+        self.features & F_LOG_ALL != 0 && self.protocol.contains(VhostUserProtocolFeatures::LOG_SHMFD)
+    }
+
+    /// Gives it the log.
+    pub fn set_log(&mut self, log: &LogFile) -> Result<(), Fault> {
+        let region = VhostUserDirtyLogRegion {
+            mmap_size: log.size,
+            mmap_offset: 0,
+            mmap_handle: log.file.as_raw_fd(),
+        };
+        self.ask("SET_LOG_BASE", |frontend| frontend.set_log_base(0, Some(region)))
     }
 
     /// Whether the process has a device-specific configuration to read and write.
@@ -142,9 +162,9 @@ impl Session {
         Ok(config)
     }
 
-    /// Accepts `features` of those that the process has.
-    pub fn set_features(&mut self, features: u64) -> Result<(), Fault> {
-        let features = features & self.features | PROTOCOL_FEATURES;
+    /// Accepts `features` of those that the process has; `log`: with all writes logged.
+    pub fn set_features(&mut self, features: u64, log: bool) -> Result<(), Fault> {
+        let features = features & self.features() | PROTOCOL_FEATURES | if log { F_LOG_ALL } else { 0 };
         self.ask("SET_FEATURES", |frontend| frontend.set_features(features))
     }
 

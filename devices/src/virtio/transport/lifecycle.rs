@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryMmap};
 
 use super::{DriverEvent, VirtioPciDevice};
+use crate::dirty::LogFile;
 use crate::virtio::backend::QueueSetup;
 use crate::virtio::fault::{DeviceFault, Fault, GuestFault, Ring};
 use crate::virtio::spec::{STATUS_DRIVER_OK, STATUS_NEEDS_RESET};
@@ -93,6 +94,22 @@ impl VirtioPciDevice {
             self.make_up();
         }
         Ok(())
+    }
+
+    /// Has what the back end writes to guest memory logged from now on, or no longer.
+    pub fn log_writes(&mut self, log: Option<&LogFile>) -> Result<(), Fault> {
+        match self.phase {
+            Phase::Suspect | Phase::Orphaned | Phase::Condemned if log.is_some() => {
+                Err(DeviceFault::Gone.into())
+            }
+            _ => self.backend.log_writes(log),
+        }
+    }
+
+    /// Where the used rings of the queues are that the driver has set up: first address and bytes.
+    pub fn used_rings(&self) -> impl Iterator<Item = (u64, u64)> {
+        let enabled = self.common.queues.iter().filter(|queue| queue.enabled);
+        enabled.map(|queue| (queue.used, queue.used_size()))
     }
 
     /// Stops the back end where it is: no guest memory is touched any more until [`Self::wake`]. No vCPU runs.

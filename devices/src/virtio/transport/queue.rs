@@ -65,8 +65,13 @@ impl QueueConfig {
         [
             (Ring::Descriptors, self.descriptors, 16, 16 * size),
             (Ring::Available, self.available, 2, 6 + 2 * size),
-            (Ring::Used, self.used, 4, 6 + 8 * size),
+            (Ring::Used, self.used, 4, self.used_size()),
         ]
+    }
+
+    /// Bytes of the used ring, its event index included.
+    pub fn used_size(&self) -> u64 {
+        6 + 8 * u64::from(self.size)
     }
 
     /// Checks that every area is aligned and lies within one region of `memory`.

@@ -64,8 +64,8 @@ pub(super) fn of(command: Command) -> Result<Call, OptionError> {
             add::<UserDeviceConfig>("vm.add-user-device", &typed.options, keys::USER_DEVICE)
         }
         Command::RemoveDevice { id } => send("vm.remove-device", &VmRemoveDevice { id }),
-        Command::Snapshot { destination: destination_url } => {
-            send("vm.snapshot", &VmSnapshotConfig { destination_url, live: false, parent: None })
+        Command::Snapshot { destination: destination_url, live, parent } => {
+            send("vm.snapshot", &VmSnapshotConfig { destination_url, live, parent })
         }
         Command::Restore(typed) => restore(&typed.options),
         Command::Coredump { destination: destination_url } => {

@@ -106,6 +106,12 @@ pub enum Command {
         /// file://DIRECTORY
         #[arg(value_name = "URL")]
         destination: String,
+        /// Let the guest run on meanwhile
+        #[arg(long)]
+        live: bool,
+        /// Save what has changed since the snapshot in file://DIRECTORY
+        #[arg(long, value_name = "URL")]
+        parent: Option<String>,
     },
     /// Restore a VM: source_url=file://DIRECTORY,….
     Restore(Device),

@@ -12,6 +12,7 @@
 //! `notices` is for what happens unasked.
 
 mod hotplug;
+mod live;
 mod notices;
 mod requests;
 mod steps;
@@ -263,6 +264,7 @@ impl Driver {
     fn fail(&mut self, plan: Plan, error: ApiError) {
         tracing::warn!(plan = plan.name, causes = ?error.causes(), "failed");
         self.undo_restore(&plan);
+        self.undo_tracking();
         if plan.audience.fail(error) {
             self.end = Some(End::Orderly(1));
             return;

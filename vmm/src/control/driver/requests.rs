@@ -105,6 +105,7 @@ impl Driver {
                 ("remove-device", vec![Remove])
             }
             Verb::Snapshot
+            | Verb::LiveSnapshot
             | Verb::Restore
             | Verb::Ping
             | Verb::Metrics
@@ -235,6 +236,7 @@ fn verb(call: &Call) -> Verb {
         | Call::VmAddGenericVhostUser(_)
         | Call::VmAddVsock(_) => Verb::AddDevice,
         Call::VmRemoveDevice(_) => Verb::RemoveDevice,
+        Call::VmSnapshot(body) if body.live => Verb::LiveSnapshot,
         Call::VmSnapshot(_) => Verb::Snapshot,
         Call::VmRestore(_) => Verb::Restore,
         Call::VmReceiveMigration(_) => Verb::Receive,

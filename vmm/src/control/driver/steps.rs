@@ -56,7 +56,13 @@ impl Driver {
             Step::Add => return self.start_adding(plan),
             Step::Remove => return self.start_removing(plan),
             Step::Stage
+            | Step::Track
+            | Step::Pace
+            | Step::Harvest
+            | Step::Copy
             | Step::Save
+            | Step::Release
+            | Step::Complete
             | Step::Move
             | Step::Commit
             | Step::Open
@@ -83,6 +89,7 @@ impl Driver {
                 }
             }
             Step::Tell(event) => self.events.tell("vm", event),
+            Step::TellSaved => self.tell_saved(plan),
             Step::Exit(code) => {
                 self.events.tell("vmm", "shutdown");
                 self.end = Some(End::Orderly(code));
@@ -251,6 +258,7 @@ impl Driver {
                         Box::new(Live {
                             report: *report,
                             paused: step == Step::Finish,
+                            tracked: false,
                             _serial: serial,
                             _console: self.console_in_boot.take(),
                             _watchdog: self.watchdog_in_boot.take(),
@@ -276,6 +284,8 @@ impl Driver {
                 self.tell_watchdog();
                 self.events.tell("vm", if step == Step::Pause { "paused" } else { "resumed" });
             }
+            (Step::Save, Ok(_)) => self.on_saved(plan)?,
+            (Step::Release, Ok(Outcome::Released { paused_us })) => self.on_released(paused_us, plan),
             (Step::Stop, Ok(_)) => {
                 self.children.end_all();
                 image_cache::sweep();

@@ -1,36 +1,51 @@
 //! The steps of vm.snapshot and vm.restore.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use granule_api::config::{MemoryRestoreMode, MteRequest, RestoreConfig, VmConfig, VmSnapshotConfig};
 use granule_api::error::{ApiError, ErrorKind};
 use granule_api::server::Reply;
+use granule_snapshot::layout::PageSize;
 use tokio::sync::oneshot;
 
+use super::super::admission::Lifecycle;
 use super::super::boot::Begin;
 use super::super::create;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
-use super::super::transfer::{self, Moved, MoverStart, Restore, RestoreError, Save, Transfer};
+use super::super::transfer::{self, Moved, MoverStart, Restore, RestoreError, Save, Saved, Transfer};
 use super::super::vm::{MteDecision, Vm};
 use super::{Driver, Event};
 use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
+
+/// The steps of a snapshot of a guest that stands still.
+const STANDING: &[Step] =
+    &[Step::Tell("snapshotting"), Step::Stage, Step::Save, Step::Move, Step::Commit, Step::TellSaved];
+
+/// The steps of one of a guest that runs; between `Pace` and `Save` come as many rounds as are worth it.
+const LIVE: &[Step] = &[
+    Step::Tell("snapshotting"),
+    Step::Stage,
+    Step::Track,
+    Step::Move,
+    Step::Pace,
+    Step::Save,
+    Step::Copy,
+    Step::Release,
+    Step::Complete,
+    Step::Commit,
+    Step::TellSaved,
+];
 
 type Answer = oneshot::Sender<Result<Reply, ApiError>>;
 
 impl Driver {
     /// vm.snapshot.
     pub(super) fn plan_snapshot(&mut self, body: &VmSnapshotConfig, reply: Answer) {
-        let steps = [
-            Step::Tell("snapshotting"),
-            Step::Stage,
-            Step::Save,
-            Step::Move,
-            Step::Commit,
-            Step::Tell("snapshotted"),
-        ];
-        let transfer = self.admit_snapshot(body);
-        self.begin_transfer("snapshot", &steps, transfer, reply);
+        let live = body.live && self.vm.lifecycle() == Lifecycle::Running;
+        let steps = if live { LIVE } else { STANDING };
+        let transfer = self.admit_snapshot(body, live);
+        self.begin_transfer("snapshot", steps, transfer, reply);
     }
 
     /// vm.restore.
@@ -72,18 +87,23 @@ impl Driver {
         }
     }
 
-    fn admit_snapshot(&self, body: &VmSnapshotConfig) -> Result<Transfer, ApiError> {
-        // Ignored, they would leave the client with another snapshot than it asked for.
-        refuse_unbuilt(Step::Stage, &[(body.live, "live"), (body.parent.is_some(), "parent")])?;
-        let target = transfer::directory("destination_url", &body.destination_url)?;
-        let Vm::Live(created, live) = &self.vm else { return Err(ApiError::not_created()) };
+    fn admit_snapshot(&self, body: &VmSnapshotConfig, live: bool) -> Result<Transfer, ApiError> {
+        let VmSnapshotConfig { destination_url, live: _, parent } = body;
+        let target = transfer::directory("destination_url", destination_url)?;
+        let parent = parent.as_ref().map(|url| transfer::directory("parent", url)).transpose()?;
+        let Vm::Live(created, guest) = &self.vm else { return Err(ApiError::not_created()) };
         if let Some(what) = not_in_a_snapshot(&created.config) {
             let reason = format!("{what}: a snapshot cannot hold its state yet");
             return Err(refusal(ErrorKind::BadRequest, "The VM could not be snapshotted").because(reason));
         }
-        let mut save = Box::new(Save::new(target));
-        let mte = Some(live.report.mte.level).filter(|_| live.report.mte.enabled);
-        save.describe(&created.config, mte).map_err(|error| failed(Step::Stage, &error.into()))?;
+        let page_size = self.host.report().map(|host| host.page_size as u64);
+        let of = Saved {
+            mte: Some(guest.report.mte.level).filter(|_| guest.report.mte.enabled),
+            page_size: page_size.and_then(PageSize::from_bytes),
+            memory: created.checked.memory.size,
+        };
+        let mut save = Box::new(Save::new(target, parent, of, live));
+        save.describe(&created.config).map_err(|error| failed(Step::Stage, &error.into()))?;
         Ok(Transfer::Save(save))
     }
 
@@ -107,13 +127,17 @@ impl Driver {
                 opened.map_err(|error| Failure::from(error).blamed(Blame::Request))
             }),
             (Step::Save, Transfer::Save(mut save)) => {
-                let id = self.link.skip_id();
-                let started = save.start_mover(self.mover_start(id));
-                let (state, mover) = started.map_err(|failure| failed(step, &failure))?;
+                let state = save.state_file().map_err(|error| failed(step, &error.into()))?;
+                let mover = if save.live { None } else { Some(self.start_saving(step, &mut save)?) };
                 plan.transfer = Some(Transfer::Save(save));
-                let command = Command::Save { state: FdSlot(0), mover: FdSlot(1) };
-                self.command(command, &[state.as_fd(), mover.as_fd()])
+                let command = Command::Save { state: FdSlot(0), mover: mover.as_ref().map(|_| FdSlot(1)) };
+                let fds: Vec<_> = [&state].into_iter().chain(&mover).map(AsFd::as_fd).collect();
+                self.command(command, &fds)
             }
+            (
+                Step::Track | Step::Pace | Step::Harvest | Step::Copy | Step::Release | Step::Complete,
+                Transfer::Save(save),
+            ) => self.start_live(step, save, plan),
             (Step::Move, mut transfer) => {
                 let mover = transfer.mover();
                 let progress = match mover.as_mut().map(|mover| (mover.id, mover.result.take())) {
@@ -121,7 +145,6 @@ impl Driver {
                     Some((id, None)) => Progress::Awaits(id),
                     Some((_, Some(message))) => {
                         transfer.moved(message).map_err(|failure| failed(step, &failure))?;
-                        *transfer.mover() = None;
                         Progress::Done
                     }
                 };
@@ -167,18 +190,23 @@ impl Driver {
     }
 
     pub(super) fn on_moved(&mut self, moved: Moved) {
-        let Moved { id, message } = moved;
         let Some(plan) = self.plan.as_mut() else { return };
         let Some(transfer) = plan.transfer.as_mut() else { return };
-        let Some(mover) = transfer.mover().as_mut().filter(|mover| mover.id == id) else { return };
+        let Some(mover) = transfer.mover().as_mut().filter(|mover| mover.said(&moved)) else { return };
+        let (id, message) = (mover.id, moved.message);
         let awaited = plan.awaiting.is_some_and(|(_, awaited)| awaited == id);
         if !awaited {
             mover.result = Some(message);
             return;
         }
         let outcome = transfer.moved(message).map(|()| Outcome::Done);
-        *transfer.mover() = None;
         self.on_reply(id, outcome);
+    }
+
+    /// Starts the mover of a snapshot; answers the machine's end of the socket to it.
+    pub(super) fn start_saving(&mut self, step: Step, save: &mut Save) -> Result<OwnedFd, ApiError> {
+        let id = self.link.skip_id();
+        save.start_mover(self.mover_start(id)).map_err(|failure| failed(step, &failure))
     }
 
     fn mover_start(&self, id: u32) -> MoverStart<'_> {
@@ -277,6 +305,6 @@ fn not_in_a_snapshot(config: &VmConfig) -> Option<&'static str> {
     parts.into_iter().find(|(there, _)| *there).map(|(_, name)| name)
 }
 
-fn failed(step: Step, failure: &Failure) -> ApiError {
+pub(super) fn failed(step: Step, failure: &Failure) -> ApiError {
     from_failure(step.failure(), failure)
 }

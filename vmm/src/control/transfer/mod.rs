@@ -4,10 +4,12 @@
 //!  vm.snapshot   Stage ─► Save ─► Move ─► Commit           vm.restore   Open ─► Rebuild ─► Move ─► Finish ─► (Resume)
 //!                disk     machine mover   disk                          disk    machine    mover   machine
 //! ```
+//! A live snapshot has more steps ([`super::driver`], `live`).
 //! What works on the disk runs on a thread of its own, for which the loop does not wait. Nothing of a snapshot is visible
 //! before Commit, and whatever fails before it leaves nothing: the files go with what is dropped here, and the guest
 //! was only looked at. A failed restore leaves no machine, as there was none before it.
 
+mod layers;
 mod mover;
 mod restore;
 mod save;
@@ -18,7 +20,7 @@ use granule_api::error::{ApiError, ErrorKind};
 
 pub use mover::{Moved, Mover, MoverStart};
 pub use restore::{Restore, RestoreError};
-pub use save::Save;
+pub use save::{Save, Saved};
 
 use crate::wire::{Failure, FromMover};
 
@@ -40,9 +42,16 @@ impl Transfer {
         }
     }
 
-    /// Takes in how the mover ended.
+    /// Takes in what the mover says, and ends it if that was its last word.
     pub fn moved(&mut self, message: FromMover) -> Result<(), Failure> {
+        if !matches!(message, FromMover::Copied { .. }) {
+            *self.mover() = None;
+        }
         match (self, message) {
+            (Self::Save(save), FromMover::Copied { pages }) if save.live => {
+                save.rounds.push(pages);
+                Ok(())
+            }
             (Self::Save(save), FromMover::Saved(memory)) => {
                 save.memory = Some(memory);
                 Ok(())

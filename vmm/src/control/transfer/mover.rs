@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use granule_jail::{Child, Executable, SeccompMode, Spawn};
 use granule_snapshot::memory::MemoryFiles;
@@ -12,12 +13,12 @@ use tokio::sync::mpsc;
 use crate::control::driver::Event;
 use crate::wire::{Channel, ChannelError, Failure, FdSlot, FileSlots, FromMover, MoverOrder};
 
-/// A mover's last word.
+/// What a mover says.
 #[derive(Debug)]
 pub struct Moved {
     /// The id under which it was started.
     pub id: u32,
-    /// What became of the job.
+    /// What became of the job, or of a part of it.
     pub message: FromMover,
 }
 
@@ -37,10 +38,12 @@ pub struct MoverStart<'a> {
 /// A mover at work. Dropping it ends it.
 #[derive(Debug)]
 pub struct Mover {
-    /// The id under which it was started.
+    /// The id under which it was started, or was given its last order.
     pub id: u32,
-    /// Its last word, once there is one.
+    /// What it has said that nobody waited for yet.
     pub result: Option<FromMover>,
+    started: u32,
+    channel: Arc<AsyncFd<Channel>>,
     child: Child,
     listener: tokio::task::JoinHandle<()>,
 }
@@ -60,14 +63,26 @@ impl Mover {
         ours.send(order, fds)?;
         let ours = ours.into_nonblocking()?;
         // SAFETY: the registration owns the channel, and `Channel` never changes its descriptor.
-        let channel = unsafe { AsyncFd::register(ours)? };
-        let listener = tokio::spawn(async move {
-            let message = last_word(&channel).await;
-            // The driver is gone only when everything ends.
-            let _ = post.send(Event::Moved(Moved { id, message }));
-        });
+        let channel = Arc::new(unsafe { AsyncFd::register(ours)? });
+        let listener = tokio::spawn(listen(Arc::clone(&channel), id, post));
         tracing::info!(pid = child.pid(), "mover started");
-        Ok(Self { id, result: None, child, listener })
+        Ok(Self { id, result: None, started: id, channel, child, listener })
+    }
+
+    /// Whether a word is this one's.
+    pub fn said(&self, moved: &Moved) -> bool {
+        self.started == moved.id
+    }
+
+    /// Gives it another order, whose answer is awaited as `id`.
+    pub fn order(&mut self, id: u32, order: &MoverOrder) -> Result<(), Failure> {
+        // One that has died has said so already, and that says more than a socket that is shut.
+        if let Some(FromMover::Failed(failure)) = self.result.take() {
+            return Err(failure);
+        }
+        self.channel.get_ref().send(order, &[])?;
+        self.id = id;
+        Ok(())
     }
 }
 
@@ -81,11 +96,24 @@ impl Drop for Mover {
     }
 }
 
-async fn last_word(channel: &AsyncFd<Channel>) -> FromMover {
+/// Passes on what it says, up to its last word.
+async fn listen(channel: Arc<AsyncFd<Channel>>, id: u32, post: mpsc::UnboundedSender<Event>) {
+    loop {
+        let message = next_word(&channel).await;
+        let more = matches!(message, FromMover::Copied { .. });
+        // The driver is gone only when everything ends.
+        let _ = post.send(Event::Moved(Moved { id, message }));
+        if !more {
+            return;
+        }
+    }
+}
+
+async fn next_word(channel: &AsyncFd<Channel>) -> FromMover {
     loop {
         match receive(channel).await {
             Ok(FromMover::Progress { done, of }) => tracing::debug!(done, of, "pages moved"),
-            Ok(last) => return last,
+            Ok(other) => return other,
             Err(ChannelError::Closed) => {
                 return FromMover::Failed(Failure::of("the process that moves memory died"));
             }

@@ -8,14 +8,14 @@ use std::path::PathBuf;
 
 use granule_api::config::VmConfig;
 use granule_arch::host::HostReport;
-use granule_snapshot::directory::{Chain, OpenError, Snapshot};
+use granule_snapshot::directory::{Chain, OpenError};
 use granule_snapshot::layout::PageSize;
 use granule_snapshot::manifest::{Manifest, Refusal, Target};
-use granule_snapshot::memory::MemoryFiles;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::mover::{Mover, MoverStart, between, files_of};
-use crate::wire::{Failure, FdSlot, LayerSpec, MoverOrder};
+use super::layers::Layers;
+use super::mover::{Mover, MoverStart, between};
+use crate::wire::{Failure, FdSlot, MoverOrder};
 
 /// Why a snapshot cannot be restored.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +45,7 @@ pub struct Opened {
     /// `config.json`, as it is now.
     pub config: VmConfig,
     state: File,
-    layers: Vec<(String, MemoryFiles<File>)>,
+    layers: Layers,
 }
 
 /// A restore under way.
@@ -72,13 +72,7 @@ impl Restore {
         let (config, _) = chain.newest().config()?;
         let config = serde_json::from_slice(&config)?;
         let state = state_file(&chain.newest().state_bytes()?).map_err(RestoreError::State)?;
-        let layer = |snapshot: &Snapshot| {
-            let manifest = String::from_utf8_lossy(&snapshot.manifest().encode()).into_owned();
-            // Damage that is seen without reading memory is seen before anything is built.
-            snapshot.memory()?;
-            Ok((manifest, snapshot.memory_files()?))
-        };
-        let layers = chain.snapshots().iter().map(layer).collect::<Result<_, OpenError>>()?;
+        let layers = Layers::open(&chain)?;
         let manifest = chain.newest().manifest().clone();
         self.opened = Some(Opened { manifest, config, state, layers });
         Ok(self)
@@ -103,11 +97,8 @@ impl Opened {
     pub fn start_mover(self, start: MoverStart<'_>) -> Result<(Mover, OwnedFd, OwnedFd), Failure> {
         let (theirs, machines) = between()?;
         let mut fds = vec![theirs.as_fd()];
-        let layers = self.layers.iter().map(|(manifest, files)| LayerSpec {
-            manifest: manifest.clone(),
-            files: files_of(files, &mut fds),
-        });
-        let order = MoverOrder::Restore { machine: FdSlot(0), layers: layers.collect() };
+        let layers = self.layers.specs(&mut fds);
+        let order = MoverOrder::Restore { machine: FdSlot(0), layers };
         let mover = Mover::start(start, &order, &fds)?;
         Ok((mover, self.state.into(), machines))
     }

@@ -173,7 +173,7 @@ impl Guest {
         }
         let shape = Shape { ipa_bits, features, mte_level: mte.level, ..Shape::of(spec) };
         let report = BootReport { mte, ipa_bits, devices, phases_us: clock.phases };
-        Ok((Self { vcpus, ended: false, console, bus, shape, vm, ram }, report))
+        Ok((Self { vcpus, ended: false, console, bus, shape, tracking: None, vm, ram }, report))
     }
 }
 

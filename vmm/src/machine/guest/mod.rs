@@ -20,6 +20,7 @@ mod regions;
 mod restore;
 mod save;
 mod state;
+mod track;
 mod vcpus;
 mod wires;
 
@@ -40,6 +41,7 @@ use console::Console;
 use granule_devices::pci::Release;
 use hotplug::RemoveError;
 use state::Shape;
+use track::Tracking;
 use vcpus::{Stuck, Vcpus};
 
 /// A built guest. Fields are dropped in this order.
@@ -50,6 +52,8 @@ pub struct Guest {
     console: Option<Console>,
     bus: Bus,
     shape: Shape,
+    /// A live snapshot is under way.
+    tracking: Option<Tracking>,
     vm: Arc<Vm>,
     ram: GuestRam,
 }

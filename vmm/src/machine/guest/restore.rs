@@ -160,7 +160,7 @@ impl Guest {
         let (gic, its) = (take(&mut reader, state::GIC, "")?, take(&mut reader, state::ITS, "")?);
         reader.finish().map_err(RestoreError::from)?;
         clock.done("devices");
-        share(&ram, mover).map_err(RestoreError::from)?;
+        share(&ram, None, mover).map_err(RestoreError::from)?;
         Ok(Restoring { vcpus, states, gic, its, console, bus, shape, vm, ram, devices: reports, clock })
     }
 }
@@ -189,7 +189,7 @@ impl Restoring {
             devices,
             phases_us: std::mem::take(&mut clock.phases),
         };
-        Ok((Guest { vcpus, ended: false, console, bus, shape, vm, ram }, report))
+        Ok((Guest { vcpus, ended: false, console, bus, shape, tracking: None, vm, ram }, report))
     }
 }
 

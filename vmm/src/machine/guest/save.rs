@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  vCPUs at the gate ─► devices quiet ─► GIC and ITS tables ─► state.json ─► memory's file to the mover
+//!                                                                        └─► live (`track`): the last writes into the log
 //! ```
 //! Nothing of the guest changes by it but that its devices stay quiet until it resumes; so a failure at any point leaves
 //! a guest that can be resumed or saved again.
@@ -12,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use granule_arch::kvm::KvmError;
+use granule_devices::dirty::LogFile;
 use granule_devices::virtio::{Fault, StateError as DeviceError};
 use granule_snapshot::state::{StateError, StateWriter};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -61,6 +63,9 @@ pub enum SaveError {
     /// The mover.
     #[error("guest memory cannot be passed on")]
     Memory(#[from] ShareError),
+    /// Nobody has its memory.
+    #[error("no live snapshot is under way")]
+    Untracked,
 }
 
 /// Why guest memory could not be passed to the mover.
@@ -75,10 +80,13 @@ pub enum ShareError {
 }
 
 impl Guest {
-    /// Writes its state to `state` and passes its memory to the mover.
-    pub fn save(&self, state: OwnedFd, mover: OwnedFd) -> Result<(), SaveError> {
+    /// Writes its state to `state` and passes its memory to the mover, unless that has it ([`Self::track`]).
+    pub fn save(&mut self, state: OwnedFd, mover: Option<OwnedFd>) -> Result<(), SaveError> {
         if self.ended {
             return Err(SaveError::Ended);
+        }
+        if let Some(tracking) = &mut self.tracking {
+            tracking.pauses();
         }
         let vcpus = self.vcpus.standing()?;
         self.bus.quiesce()?;
@@ -96,12 +104,17 @@ impl Guest {
         }
         self.bus.save(&mut writer)?;
         File::from(state).write_all_at(&writer.encode()?, 0).map_err(SaveError::File)?;
-        Ok(share(&self.ram, mover)?)
+        drop(vcpus);
+        match (mover, &self.tracking) {
+            (Some(mover), _) => Ok(share(&self.ram, None, mover)?),
+            (None, Some(tracking)) => Ok(tracking.last_harvest(&self.vm, &self.bus)?),
+            (None, None) => Err(SaveError::Untracked),
+        }
     }
 }
 
-/// Passes guest memory to the mover.
-pub(super) fn share(ram: &GuestRam, mover: OwnedFd) -> Result<(), ShareError> {
+/// Passes guest memory to the mover, with the log of writes to it if there is one.
+pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Result<(), ShareError> {
     let mut regions = Vec::new();
     let mut files = Vec::new();
     for region in ram.memory.iter() {
@@ -110,7 +123,8 @@ pub(super) fn share(ram: &GuestRam, mover: OwnedFd) -> Result<(), ShareError> {
         regions.push(SharedRegion { gpa, size: region.len(), offset: file.start() });
         files.push(file.file().as_fd());
     }
-    Ok(Channel::from_fd(mover).send(&SharedMemory { regions }, &files)?)
+    files.extend(log.map(|log| log.file.as_fd()));
+    Ok(Channel::from_fd(mover).send(&SharedMemory { regions, log: log.map(|log| log.size) }, &files)?)
 }
 
 impl Bus {

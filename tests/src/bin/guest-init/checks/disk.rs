@@ -27,6 +27,7 @@ pub fn look(words: &str) -> Seen {
     match (*verb, &numbers[..]) {
         ("write", &[seed, offset, length]) => tell(write(&device, seed, offset, length)),
         ("read", &[seed, offset, length]) => tell(verify(&device, seed, offset, length)),
+        ("cached", &[seed, offset, length]) => tell(compare(&device, seed, offset, length)),
         ("discard", &[offset, length]) => tell(ranged(&device, sys::BLKDISCARD, offset, length)),
         ("zero", &[offset, length]) => tell(ranged(&device, sys::BLKZEROOUT, offset, length)),
         ("tagged", &[seed, length]) => tagged(&device, seed, length),
@@ -80,6 +81,11 @@ fn write(device: &str, seed: u64, offset: u64, length: u64) -> io::Result<Value>
 fn verify(device: &str, seed: u64, offset: u64, length: u64) -> io::Result<Value> {
     // What the guest itself remembers proves nothing.
     std::fs::write("/proc/sys/vm/drop_caches", "3")?;
+    compare(device, seed, offset, length)
+}
+
+/// The same of what the guest remembers, as far as it does: the pages that the disk has filled.
+fn compare(device: &str, seed: u64, offset: u64, length: u64) -> io::Result<Value> {
     let file = File::open(device)?;
     let mut chunk = vec![0; CHUNK];
     let (mut wrong, mut zeros) = (0, 0);
