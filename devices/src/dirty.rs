@@ -11,8 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags, memfd_create};
+use vhost::vhost_user::VhostUserVirtioFeatures;
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
+/// VHOST_F_LOG_ALL: no feature of a device's, but the switch of a back end that can log what it writes.
+pub const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// What one bit stands for, whatever the host's page size.
 pub const LOG_PAGE: u64 = 0x1000;
 /// What one word stands for.

@@ -131,8 +131,13 @@ fn name_of(queue: BorrowedFd<'_>) -> io::Result<String> {
     if flags & wanted != wanted {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    let bytes = answer.ifr_name.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0);
-    Ok(String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned())
+    Ok(String::from_utf8_lossy(&name_in(&answer)).into_owned())
+}
+
+/// The name that the kernel has filled in.
+fn name_in(answer: &libc::ifreq) -> Vec<u8> {
+    // C's char is signed on one architecture and not on the other.
+    answer.ifr_name.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0).collect()
 }
 
 fn device() -> io::Result<File> {
@@ -146,9 +151,7 @@ fn attach(file: &File, name: &str, several: bool) -> io::Result<String> {
     let several = if several { IFF_MULTI_QUEUE } else { 0 };
     request.ifr_ifru.ifru_flags = (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | several).cast_signed();
     pointer_mut(file.as_fd(), TUNSETIFF, &mut request)?;
-    // C's char is signed on one architecture and not on the other.
-    let bytes = request.ifr_name.iter().flat_map(|byte| byte.to_ne_bytes()).take_while(|byte| *byte != 0);
-    String::from_utf8(bytes.collect()).map_err(|_| io::ErrorKind::InvalidData.into())
+    String::from_utf8(name_in(&request)).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Which offloads the kernel's taps have; none are switched on yet.

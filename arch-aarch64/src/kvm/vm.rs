@@ -258,7 +258,8 @@ impl Vm {
             // Cannot truncate: it is mapped.
             let bytes = region.len() as usize;
             let words = self.core.fd.get_dirty_log(slot, bytes).map_err(doing("take the log of writes"))?;
-            let page = page_size();
+            // What a bit of KVM's log stands for.
+            let page = crate::mte::page_size() as u64;
             for (number, mut word) in (0..).zip(words) {
                 while word != 0 {
                     let index: u64 = number * 64 + u64::from(word.trailing_zeros());
@@ -319,13 +320,6 @@ impl Core {
             _ => KvmError::Memory { address, source: e.into() },
         })
     }
-}
-
-/// What a bit of KVM's log stands for: the kernel's page size.
-fn page_size() -> u64 {
-    // SAFETY: takes a number, returns a number.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    u64::try_from(bytes).unwrap_or(4096)
 }
 
 impl std::fmt::Debug for Vm {

@@ -27,6 +27,8 @@ mod tags;
 #[cfg(target_arch = "aarch64")]
 pub use copy::{CopyTagsError, TagBuffer, read_tags};
 #[cfg(target_arch = "aarch64")]
+pub(crate) use pages::page_size;
+#[cfg(target_arch = "aarch64")]
 pub use probe::{ProbeError, probe};
 #[cfg(target_arch = "aarch64")]
 pub use tags::{TagWindow, TagWindowError};

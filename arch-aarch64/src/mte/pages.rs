@@ -94,7 +94,7 @@ pub(super) fn memfd(length: usize, flags: u32) -> io::Result<File> {
 }
 
 /// The size of a page of this kernel.
-pub(super) fn page_size() -> usize {
+pub(crate) fn page_size() -> usize {
     // SAFETY: takes a number, returns a number.
     let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     usize::try_from(size).unwrap_or(4096)

@@ -182,6 +182,7 @@ impl Request {
         }
     }
 }
+
 /// Writes `bytes` into `slices`, one after the other, as far as they reach.
 pub(super) fn scatter(mut bytes: &[u8], slices: &[VolatileSlice<'_>]) {
     for slice in slices {

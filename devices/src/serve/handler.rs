@@ -25,9 +25,9 @@ use super::memory::SharedMemory;
 use super::orders::Orders;
 use super::queue::Queue;
 use super::ring::{Progress, Writes};
-use super::write_log::{F_LOG_ALL, WriteLog};
+use super::write_log::WriteLog;
 use super::{Device, Wake};
-use crate::dirty::DirtyLog;
+use crate::dirty::{DirtyLog, F_LOG_ALL};
 use crate::virtio::backend::MAX_STATE;
 use crate::virtio::spec::F_EVENT_IDX;
 

@@ -18,6 +18,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 use super::inflight::Area;
 use super::memory::SharedMemory;
 use super::ring::{Memory, Ring, RingFault, Writes};
+use crate::virtio::spec::used_ring_size;
 
 /// A queue of the device, and what vhost-user says of it.
 pub(super) struct Queue {
@@ -47,7 +48,7 @@ impl Queue {
     pub fn used_ring(&self) -> (u64, u64) {
         let ring = self.ring.get_ref();
         let queue = ring.get_queue();
-        (queue.used_ring(), 6 + 8 * u64::from(queue.size()))
+        (queue.used_ring(), used_ring_size(queue.size()))
     }
 
     /// Goes on behind the last chain that was used, which the driver knows, with what a predecessor has left in flight.

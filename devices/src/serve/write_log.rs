@@ -6,13 +6,8 @@
 //! A turn of serving is logged when it is over, so that nothing is logged before it was written: what may have been
 //! written are the writable buffers of all chains that were taken, and the used ring.
 
-use vhost::vhost_user::VhostUserVirtioFeatures;
-
 use super::ring::Writes;
 use crate::dirty::DirtyLog;
-
-/// VHOST_F_LOG_ALL: no feature of the device's, but a switch.
-pub const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 
 /// See the module's description.
 #[derive(Default)]

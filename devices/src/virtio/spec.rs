@@ -21,6 +21,11 @@ pub const STATUS_NEEDS_RESET: u8 = 64;
 /// Device status: the driver has given up.
 pub const STATUS_FAILED: u8 = 128;
 
+/// Bytes of the used ring of a queue of so many descriptors, its event index included (§2.7.8).
+pub fn used_ring_size(descriptors: u16) -> u64 {
+    6 + 8 * u64::from(descriptors)
+}
+
 /// Feature bit (§6): indirect descriptors.
 pub const F_INDIRECT_DESC: u64 = 1 << 28;
 /// Feature bit (§6): used_event and avail_event.

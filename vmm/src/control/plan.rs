@@ -105,10 +105,15 @@ impl Step {
             Self::Orphan => "The guest could not be told",
             Self::Replace => "The device could not be taken up again",
             Self::Order => "The device could not do it",
-            Self::Stage | Self::Save | Self::Commit | Self::Track | Self::Pace | Self::Harvest => {
-                "The VM could not be snapshotted"
-            }
-            Self::Copy | Self::Release | Self::Complete => "The VM could not be snapshotted",
+            Self::Stage
+            | Self::Track
+            | Self::Pace
+            | Self::Harvest
+            | Self::Copy
+            | Self::Save
+            | Self::Release
+            | Self::Complete
+            | Self::Commit => "The VM could not be snapshotted",
             Self::Move => "Guest memory could not be moved",
             Self::Open | Self::Adopt | Self::Rebuild | Self::Finish => "The VM could not be restored",
             Self::ConfigChanged => "The guest could not be told",

@@ -78,8 +78,7 @@ async fn serve(
         children,
         defaults: Defaults::new(options.mte),
     });
-    if let Some(config) = options.vm {
-        let mut config = config;
+    if let Some(mut config) = options.vm {
         let passed = taps(&mut config, inherited)?;
         driver.boot_from_command_line(config, passed);
     }

@@ -26,11 +26,16 @@ pub struct Copier {
 /// What the snapshot is a diff of.
 struct Parent {
     chain: MemoryChain<File>,
+    data: Half,
+    tags: Half,
+}
+
+/// The data, or the tags, of a diff's pages beside those of its parent.
+struct Half {
     /// What the snapshot has of its own already: that counts, even where the page is again as in the parent.
-    own_data: Pages,
-    own_tags: Pages,
-    data: Vec<u8>,
-    packed: Vec<u8>,
+    own: Pages,
+    /// Room for a page of the parent's.
+    theirs: Vec<u8>,
 }
 
 impl Copier {
@@ -44,13 +49,8 @@ impl Copier {
         let layout = pages.layout();
         let page = || vec![0; layout.page_size().bytes()];
         let tags = || vec![0; layout.page_size().packed_tags()];
-        let parent = parent.map(|chain| Parent {
-            chain,
-            own_data: Pages::none_of(layout),
-            own_tags: Pages::none_of(layout),
-            data: page(),
-            packed: tags(),
-        });
+        let half = |theirs| Half { own: Pages::none_of(layout), theirs };
+        let parent = parent.map(|chain| Parent { chain, data: half(page()), tags: half(tags()) });
         Self { data: page(), packed: tags(), pages, writer, parent, tagged }
     }
 
@@ -97,7 +97,10 @@ impl Copier {
         self.read(page, hole).map_err(|source| MemoryError::Source { page, source })?;
         let own = match &mut self.parent {
             None => true,
-            Some(parent) => parent.own_data.contains(page) || parent.differs_in_data(page, &self.data)?,
+            // Zeros are read where the parent has none.
+            Some(Parent { chain, data, .. }) => {
+                data.is_own(page, &self.data, |theirs| chain.read_data(page, theirs).map(drop))?
+            }
         };
         if own {
             self.writer.put_data(page, &self.data)?;
@@ -107,7 +110,9 @@ impl Copier {
         }
         let own = match &mut self.parent {
             None => true,
-            Some(parent) => parent.own_tags.contains(page) || parent.differs_in_tags(page, &self.packed)?,
+            Some(Parent { chain, tags, .. }) => {
+                tags.is_own(page, &self.packed, |theirs| chain.read_tags(page, theirs).map(drop))?
+            }
         };
         if own { self.writer.put_tags(page, &self.packed) } else { Ok(()) }
     }
@@ -124,23 +129,21 @@ impl Copier {
     }
 }
 
-impl Parent {
-    /// Whether the page is to be the snapshot's own; then it stays so.
-    fn differs_in_data(&mut self, page: u64, data: &[u8]) -> Result<bool, MemoryError> {
-        // Zeros are written where the parent has none.
-        self.chain.read_data(page, &mut self.data)?;
-        let differs = self.data != data;
-        if differs {
-            self.own_data.insert(page);
+impl Half {
+    /// Whether the page is to be the snapshot's own; then it stays so. `read` fills in the parent's.
+    fn is_own(
+        &mut self,
+        page: u64,
+        ours: &[u8],
+        read: impl FnOnce(&mut [u8]) -> Result<(), MemoryError>,
+    ) -> Result<bool, MemoryError> {
+        if self.own.contains(page) {
+            return Ok(true);
         }
-        Ok(differs)
-    }
-
-    fn differs_in_tags(&mut self, page: u64, packed: &[u8]) -> Result<bool, MemoryError> {
-        self.chain.read_tags(page, &mut self.packed)?;
-        let differs = self.packed != packed;
+        read(&mut self.theirs)?;
+        let differs = self.theirs != ours;
         if differs {
-            self.own_tags.insert(page);
+            self.own.insert(page);
         }
         Ok(differs)
     }

@@ -13,12 +13,10 @@ use vhost::vhost_user::{
 use vhost::{VhostBackend, VhostUserDirtyLogRegion};
 
 use super::deadline::Deadlines;
-use crate::dirty::LogFile;
+use crate::dirty::{F_LOG_ALL, LogFile};
 use crate::virtio::fault::{DeviceFault, Fault};
 use crate::virtio::spec::F_VERSION_1;
 
-/// The switch of a back end that can log what it writes.
-const F_LOG_ALL: u64 = VhostUserVirtioFeatures::LOG_ALL.bits();
 /// The feature bit of a back end that has protocol features.
 const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 

@@ -4,7 +4,7 @@ use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::state::QueueState;
 use crate::virtio::fault::{GuestFault, Ring};
-use crate::virtio::spec::NO_VECTOR;
+use crate::virtio::spec::{NO_VECTOR, used_ring_size};
 
 /// The registers of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ impl QueueConfig {
 
     /// Bytes of the used ring, its event index included.
     pub fn used_size(&self) -> u64 {
-        6 + 8 * u64::from(self.size)
+        used_ring_size(self.size)
     }
 
     /// Checks that every area is aligned and lies within one region of `memory`.

@@ -284,15 +284,11 @@ fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
         (!net_fds.is_empty(), "net_fds"),
         (!zone_updates.is_empty(), "zone_updates"),
     ];
-    refuse_unbuilt(Step::Open, &unbuilt)?;
+    if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
+        let reason = format!("{what}: not supported by this version");
+        return Err(refusal(ErrorKind::BadRequest, Step::Open.failure()).because(reason));
+    }
     Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault))))
-}
-
-/// Refuses what was asked of things that do not exist yet.
-fn refuse_unbuilt(step: Step, table: &[(bool, &str)]) -> Result<(), ApiError> {
-    let Some((_, what)) = table.iter().find(|(asked, _)| *asked) else { return Ok(()) };
-    let reason = format!("{what}: not supported by this version");
-    Err(refusal(ErrorKind::BadRequest, step.failure()).because(reason))
 }
 
 /// What of a configuration has state that no snapshot holds.
