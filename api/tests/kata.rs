@@ -163,6 +163,7 @@ fn echo(config: VmConfig) -> Vec<u8> {
         device_tree: None,
         mte: None,
         jail: None,
+        memory_restore: None,
     };
     json::write(&info).expect("an answer is written")
 }

@@ -29,6 +29,7 @@ pub mod rng;
 pub mod serve;
 mod sync;
 mod sys;
+pub mod userfault;
 pub mod virtio;
 pub mod vsock;
 pub mod watchdog;

@@ -64,6 +64,16 @@ ioctls! {
     KVM_HAS_DEVICE_ATTR = write(KVM, 0xe3, 24);
 }
 
+// linux/userfaultfd.h.
+ioctls! {
+    USERFAULTFD_IOC_NEW = none(0xaa, 0x00);
+    UFFDIO_API = both(0xaa, 0x3f, 24);
+    UFFDIO_REGISTER = both(0xaa, 0x00, 32);
+    UFFDIO_UNREGISTER = read(0xaa, 0x01, 16);
+    UFFDIO_WAKE = read(0xaa, 0x02, 16);
+    UFFDIO_CONTINUE = both(0xaa, 0x07, 32);
+}
+
 // linux/if_tun.h.
 ioctls! {
     TUNSETOFFLOAD = write(0x54, 0xd0, 4);

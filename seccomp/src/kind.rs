@@ -46,6 +46,8 @@ pub enum ThreadKind {
     SerialWriter,
     /// Shuts down connections to device processes that do not answer in time.
     Deadline,
+    /// Waits for the mover while guest memory is not all there, and stops the guest if it dies.
+    MemoryWatch,
 }
 
 impl JailKind {
@@ -67,7 +69,7 @@ impl JailKind {
 
 impl ThreadKind {
     /// Every kind of thread.
-    pub const ALL: [Self; 3] = [Self::Vcpu, Self::SerialWriter, Self::Deadline];
+    pub const ALL: [Self; 4] = [Self::Vcpu, Self::SerialWriter, Self::Deadline, Self::MemoryWatch];
 }
 
 /// Whatever has a table: a process or a thread.
@@ -104,6 +106,7 @@ impl Kind {
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",
+            Self::Thread(ThreadKind::MemoryWatch) => "memory-watch",
         }
     }
 }

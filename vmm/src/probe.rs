@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use granule_arch::host::{self, FileReport, HostReport};
 use serde::Serialize;
 
+use crate::control::transfer::on_demand;
 use crate::machine::Host;
+use crate::wire::Failure;
 
 /// The answer, as `--json` prints it.
 #[derive(Debug, Serialize)]
@@ -15,6 +17,9 @@ struct Answer {
     /// Why KVM cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     kvm_missing: Option<String>,
+    /// Why no guest can be restored on demand here; absent where it can.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_demand_missing: Option<String>,
     /// The rest.
     host: FileReport,
 }
@@ -30,7 +35,8 @@ pub fn run(json: bool) -> Result<ExitCode, ProbeError> {
         Ok(host) => (Some(host.report().clone()), None),
         Err(failure) => (None, Some(failure.causes.join(": "))),
     };
-    let answer = Answer { kvm, kvm_missing, host: host::files() };
+    let on_demand_missing = on_demand::open().err().map(|error| Failure::from(error).causes.join(": "));
+    let answer = Answer { kvm, kvm_missing, on_demand_missing, host: host::files() };
     if json {
         println!("{}", serde_json::to_string_pretty(&answer)?);
     } else {
@@ -50,6 +56,8 @@ fn table(answer: &Answer) -> Vec<(&'static str, String)> {
     let or_none = |setting: &Option<String>| setting.clone().unwrap_or_else(|| "none".into());
     rows.push(("landlock", if *landlock_abi > 0 { format!("version {landlock_abi}") } else { "no".into() }));
     rows.push(("userfaultfd", format!("{userfaultfd:?}")));
+    let on_demand = answer.on_demand_missing.as_ref().map_or("yes".into(), |why| format!("no: {why}"));
+    rows.push(("restore on demand", on_demand));
     rows.push(("huge pages", or_none(transparent_huge_pages)));
     rows.push(("huge pages, shared", or_none(shmem_huge_pages)));
     rows

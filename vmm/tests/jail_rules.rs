@@ -37,6 +37,9 @@ fn elsewhere(kind: JailKind) -> &'static [(&'static str, &'static str)] {
             #[cfg(not(target_arch = "aarch64"))]
             ("mmap", "a window on tags, which this architecture has not"),
             ("fallocate", "a page that is saved twice, and was not zero the first time"),
+            ("ppoll", "placing pages under a guest that runs: e2e on_demand"),
+            ("read", "the same"),
+            ("ioctl", "the same"),
         ],
         _ => &[],
     }
@@ -50,7 +53,8 @@ fn every_rule_is_needed(kind: JailKind, work: impl Fn(Option<&str>) -> Result<Ex
     if cfg!(not(target_arch = "x86_64")) {
         return;
     }
-    let runtime = Table::runtime().rules;
+    // The second is for guests that are restored on demand: e2e on_demand.
+    let runtime = [Table::runtime().rules, Table::late_memory().rules].concat();
     let mut unneeded = Vec::new();
     for (index, rule) in Table::of(kind).rules.iter().enumerate() {
         if runtime.iter().any(|known| known.matches_same(rule)) {

@@ -25,6 +25,38 @@ pub struct VmInfo {
     /// How its processes are confined; absent before boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<JailInfo>,
+    /// How far the memory of a guest has come that was restored on demand; absent for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_restore: Option<MemoryRestoreInfo>,
+}
+
+/// The memory of a guest that was restored on demand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct MemoryRestoreInfo {
+    /// Whether it is there.
+    pub state: MemoryRestoreState,
+    /// Pages of the guest; 0 until the first of them are counted.
+    pub pages: u64,
+    /// Those that were looked at, in order. Pages that the guest waited for come before their turn.
+    pub done: u64,
+    /// Pages that the guest, or a device, waited for.
+    pub faults: u64,
+    /// Why it was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Whether a guest's memory is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum MemoryRestoreState {
+    /// Pages are missing, and come as they are touched, or else in order.
+    Filling,
+    /// All pages are there.
+    Complete,
+    /// Pages were missing when they could be placed no more; the guest was stopped.
+    Lost,
 }
 
 /// The state of a VM.

@@ -45,7 +45,7 @@ pub(crate) fn spawn<D: Device>(build: impl FnOnce() -> D + Send + 'static) -> Sp
     let (ours, theirs) = UnixStream::pair().unwrap();
     let thread = std::thread::spawn(move || {
         let endpoint = Endpoint::Connected(theirs);
-        serve::run(Entry { endpoint, orders: None, enter_jail: || Ok(()) }, build)
+        serve::run(Entry { endpoint, orders: None, late: None, enter_jail: || Ok(()) }, build)
     });
     (ours, thread)
 }

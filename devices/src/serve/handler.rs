@@ -28,6 +28,7 @@ use super::ring::{Progress, Writes};
 use super::write_log::WriteLog;
 use super::{Device, Wake};
 use crate::dirty::{DirtyLog, F_LOG_ALL};
+use crate::userfault::Late;
 use crate::virtio::backend::MAX_STATE;
 use crate::virtio::spec::F_EVENT_IDX;
 
@@ -46,8 +47,8 @@ pub(super) struct Handler<D> {
 }
 
 impl<D: Device> Handler<D> {
-    pub fn new(device: D) -> std::result::Result<Self, QueueError> {
-        let memory = SharedMemory::new();
+    pub fn new(device: D, late: Option<Late>) -> std::result::Result<Self, QueueError> {
+        let memory = SharedMemory::new(late);
         let queues = device.queue_sizes().iter().map(|size| Queue::new(*size, &memory));
         let queues = queues.collect::<std::result::Result<_, _>>()?;
         Ok(Self {

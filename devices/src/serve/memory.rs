@@ -6,9 +6,13 @@ use rustix::fs::OFlags;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, GuestRegionMmap, MmapRegion};
+use vm_memory::{
+    FileOffset, GuestAddress, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
 
 use super::ring::Memory;
+use crate::userfault::{Late, Mapped};
 
 struct Region {
     name: u64,
@@ -20,12 +24,14 @@ struct Region {
 pub(super) struct SharedMemory {
     pub mapped: GuestMemoryAtomic<Memory>,
     regions: Vec<Region>,
+    /// Whom mappings are announced to before they are touched, where pages may be missing.
+    late: Option<Late>,
 }
 
 impl SharedMemory {
     /// No memory yet.
-    pub fn new() -> Self {
-        Self { mapped: GuestMemoryAtomic::new(Memory::new()), regions: Vec::new() }
+    pub fn new(late: Option<Late>) -> Self {
+        Self { mapped: GuestMemoryAtomic::new(Memory::new()), regions: Vec::new(), late }
     }
 
     /// Maps what the front end shares, in the place of what it has shared before.
@@ -46,6 +52,10 @@ impl SharedMemory {
             });
         }
         let memory = Memory::from_regions(mapped).map_err(|_| Error::InvalidParam)?;
+        if let Some(late) = &mut self.late {
+            let announced = late.announce(&ranges(&memory));
+            announced.map_err(|error| Error::ReqHandlerError(std::io::Error::other(error)))?;
+        }
         self.mapped.lock().map_err(|_| Error::InvalidParam)?.replace(memory);
         self.regions = regions;
         Ok(())
@@ -59,6 +69,16 @@ impl SharedMemory {
         };
         self.regions.iter().find_map(within).ok_or(Error::InvalidParam)
     }
+}
+
+/// Where all of it is in this process.
+fn ranges(memory: &Memory) -> Vec<Mapped> {
+    let range = |region: &GuestRegionMmap<_>| Mapped {
+        guest: region.start_addr().0,
+        address: region.as_ptr().addr() as u64,
+        size: region.len(),
+    };
+    memory.iter().map(range).collect()
 }
 
 /// Maps a region; one whose file is open for reading alone is mapped such that stores stay in this process.
@@ -108,7 +128,7 @@ mod tests {
 
     #[test]
     fn names_are_translated_within_their_region_only() {
-        let mut memory = SharedMemory::new();
+        let mut memory = SharedMemory::new(None);
         let table = [region(0x4000_0000, 1, 0x7f00_0000_0000, 0), region(0x8000_0000, 1, 0x1000, PAGE)];
         memory.replace(&table, vec![file(2), file(2)]).unwrap();
         assert_eq!(memory.guest_address(0x7f00_0000_0010).unwrap(), 0x4000_0010);
@@ -124,7 +144,7 @@ mod tests {
 
         let writable = file(1);
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writable));
-        let mut memory = SharedMemory::new();
+        let mut memory = SharedMemory::new(None);
         memory.replace(&[region(0x4000_0000, 1, 0, 0)], vec![File::open(path).unwrap()]).unwrap();
         let mapped = memory.mapped.memory();
         mapped.write_obj(7u8, GuestAddress(0x4000_0000)).unwrap();
@@ -135,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_region_longer_than_its_file_is_refused() {
-        let mut memory = SharedMemory::new();
+        let mut memory = SharedMemory::new(None);
         assert!(memory.replace(&[region(0, 2, 0, 0)], vec![file(1)]).is_err());
         assert!(memory.replace(&[region(0, 1, 0, PAGE)], vec![file(1)]).is_err());
         assert!(memory.replace(&[region(0, 1, 0, u64::MAX - PAGE + 1)], vec![file(1)]).is_err());
@@ -143,7 +163,7 @@ mod tests {
 
     #[test]
     fn overlapping_regions_are_refused_and_the_old_ones_stay() {
-        let mut memory = SharedMemory::new();
+        let mut memory = SharedMemory::new(None);
         memory.replace(&[region(0x4000_0000, 1, 0, 0)], vec![file(1)]).unwrap();
         let overlapping = [region(0x4000_0000, 2, 0, 0), region(0x4000_0000 + PAGE, 1, 2 * PAGE, 0)];
         assert!(memory.replace(&overlapping, vec![file(2), file(1)]).is_err());

@@ -34,6 +34,8 @@ use std::time::Instant;
 use rustix::event::PollFlags;
 use thiserror::Error;
 
+use crate::userfault::Late;
+
 pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER};
 pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};
@@ -148,6 +150,8 @@ pub struct Entry<J> {
     pub endpoint: Endpoint,
     /// Where orders come from: one end of a pair of SEQPACKET sockets.
     pub orders: Option<OwnedFd>,
+    /// How it announces what it maps of guest memory that is not there yet.
+    pub late: Option<Late>,
     /// Shuts the jail.
     pub enter_jail: J,
 }
@@ -190,5 +194,5 @@ pub fn try_run<D: Device>(
 ) -> Result<(), ServeError> {
     let stream = entry.endpoint.accept().map_err(ServeError::Accept)?;
     (entry.enter_jail)().map_err(ServeError::Jail)?;
-    server::serve(stream, entry.orders, build().map_err(ServeError::Build)?)
+    server::serve(stream, entry.orders, entry.late, build().map_err(ServeError::Build)?)
 }

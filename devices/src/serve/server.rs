@@ -16,6 +16,7 @@ use super::orders::Orders;
 use super::{Device, ServeError, Watch};
 use crate::sync::lock;
 use crate::sys::borrow;
+use crate::userfault::Late;
 
 /// What a look at all descriptors has found.
 struct Ready {
@@ -29,9 +30,10 @@ struct Ready {
 pub(super) fn serve<D: Device>(
     stream: UnixStream,
     orders: Option<OwnedFd>,
+    late: Option<Late>,
     device: D,
 ) -> Result<(), ServeError> {
-    let handler = Handler::new(device).map_err(|error| ServeError::Accept(io::Error::other(error)))?;
+    let handler = Handler::new(device, late).map_err(|error| ServeError::Accept(io::Error::other(error)))?;
     let handler = Arc::new(Mutex::new(handler));
     let mut requests = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
     let mut orders = orders.map(Orders::new);

@@ -110,3 +110,6 @@ pub(super) const MACHINE: &[Rule] = &[
 
 /// The thread that ends what device processes do not answer in time.
 pub(super) const DEADLINE: &[Rule] = &[Rule::any(SHUTDOWN, "ends a connection, and the wait in it with it")];
+
+/// The thread that waits for the mover while guest memory is not all there.
+pub(super) const MEMORY_WATCH: &[Rule] = &[Rule::any(RECVMSG, "commands from control; vhost-user")];

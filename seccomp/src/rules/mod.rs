@@ -45,42 +45,49 @@ impl Table {
                 runtime::RUNTIME,
                 runtime::SHARING,
                 runtime::THREADS,
+                runtime::LATE_MEMORY,
                 machine::MACHINE,
                 vcpu::VCPU,
                 serial_writer::SERIAL_WRITER,
                 machine::DEADLINE,
+                machine::MEMORY_WATCH,
             ],
             Kind::Process(JailKind::Control) => {
                 return Self { sense: Sense::Refuse, rules: control::CONTROL.to_vec() };
             }
             Kind::Process(JailKind::Device(DeviceKind::Blk)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::IN_FLIGHT, device::DISK]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::IN_FLIGHT, device::DISK]
             }
             Kind::Process(JailKind::Device(DeviceKind::Rng)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::IN_FLIGHT]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::IN_FLIGHT]
             }
             Kind::Process(JailKind::Mover) => &[runtime::RUNTIME, mover::MOVER],
             Kind::Process(JailKind::Device(DeviceKind::Net)) => {
-                &[runtime::RUNTIME, device::BACK_END, net::NET]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, net::NET]
             }
             Kind::Process(JailKind::Device(DeviceKind::Pmem)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::PMEM]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::PMEM]
             }
             Kind::Process(JailKind::Device(DeviceKind::Vsock)) => {
-                &[runtime::RUNTIME, device::BACK_END, vsock::VSOCK]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, vsock::VSOCK]
             }
             Kind::Process(JailKind::Device(DeviceKind::Console)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::CONSOLE]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::CONSOLE]
             }
-            Kind::Process(JailKind::Device(DeviceKind::Watchdog)) => &[runtime::RUNTIME, device::BACK_END],
+            Kind::Process(JailKind::Device(DeviceKind::Watchdog)) => {
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END]
+            }
             Kind::Process(JailKind::Device(DeviceKind::Balloon)) => {
-                &[runtime::RUNTIME, device::BACK_END, device::BALLOON]
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::BALLOON]
             }
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {
                 &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]
             }
             Kind::Thread(ThreadKind::Deadline) => &[runtime::RUNTIME, runtime::SHARING, machine::DEADLINE],
+            Kind::Thread(ThreadKind::MemoryWatch) => {
+                &[runtime::RUNTIME, runtime::SHARING, machine::MEMORY_WATCH]
+            }
         };
         let mut rules: Vec<Rule> = Vec::new();
         for rule in groups.iter().copied().flatten() {
@@ -95,6 +102,12 @@ impl Table {
     #[must_use]
     pub fn runtime() -> Self {
         Self { sense: Sense::Allow, rules: runtime::RUNTIME.to_vec() }
+    }
+
+    /// What a process may do that maps guest memory which is not there yet.
+    #[must_use]
+    pub fn late_memory() -> Self {
+        Self { sense: Sense::Allow, rules: runtime::LATE_MEMORY.to_vec() }
     }
 
     /// What they may do beyond that where there are several threads.

@@ -2,8 +2,10 @@
 //! and to the machine over sockets that it was given, and makes no call of KVM's.
 
 use crate::call::{
-    FALLOCATE, FSYNC, FTRUNCATE, LSEEK, MADVISE, MMAP, PREAD64, PWRITE64, RECVMSG, SENDMSG, STATX,
+    FALLOCATE, FSYNC, FTRUNCATE, IOCTL, LSEEK, MADVISE, MMAP, PPOLL, PREAD64, PWRITE64, READ, RECVMSG,
+    SENDMSG, STATX,
 };
+use crate::ioctl::{UFFDIO_API, UFFDIO_CONTINUE, UFFDIO_REGISTER, UFFDIO_UNREGISTER, UFFDIO_WAKE};
 use crate::rule::{
     Rule,
     Test::{Is, With, Without},
@@ -26,4 +28,12 @@ pub(super) const MOVER: &[Rule] = &[
     Rule::any(FTRUNCATE, "length of a snapshot's file"),
     Rule::any(FALLOCATE, "a page of a snapshot that became zero is a hole"),
     Rule::any(FSYNC, "a snapshot outlives a power cut"),
+    // Placing pages under a guest that runs.
+    Rule::any(PPOLL, "waits for faults and for those who announce what they map"),
+    Rule::any(READ, "faults"),
+    Rule::when(IOCTL, &[Is(1, UFFDIO_API)], "what is passed is a userfaultfd"),
+    Rule::when(IOCTL, &[Is(1, UFFDIO_REGISTER)], "memory of the process that made it, before its first page"),
+    Rule::when(IOCTL, &[Is(1, UFFDIO_UNREGISTER)], "that memory, once all of it is there"),
+    Rule::when(IOCTL, &[Is(1, UFFDIO_CONTINUE)], "a page is there"),
+    Rule::when(IOCTL, &[Is(1, UFFDIO_WAKE)], "a page was there"),
 ];

@@ -4,10 +4,11 @@
 use crate::call::FCNTL;
 use crate::call::{
     BRK, CLOCK_GETTIME, CLOCK_NANOSLEEP, CLONE, CLONE3, CLOSE, EXIT, EXIT_GROUP, FUTEX, GETPID, GETRANDOM,
-    GETTID, MADVISE, MMAP, MPROTECT, MREMAP, MUNMAP, PRCTL, RESTART_SYSCALL, RSEQ, RT_SIGACTION,
+    GETTID, IOCTL, MADVISE, MMAP, MPROTECT, MREMAP, MUNMAP, PRCTL, RESTART_SYSCALL, RSEQ, RT_SIGACTION,
     RT_SIGPROCMASK, RT_SIGRETURN, SCHED_GETAFFINITY, SCHED_YIELD, SET_ROBUST_LIST, SIGALTSTACK, TGKILL,
     WRITE,
 };
+use crate::ioctl::USERFAULTFD_IOC_NEW;
 use crate::rule::{
     Rule,
     Test::{Is, LongIs, OneOf, OwnPid, Without},
@@ -20,6 +21,7 @@ pub(crate) const PROT_MTE: u32 = 0x20;
 pub(crate) const PROT_FORBIDDEN: u32 = PROT_EXEC | PROT_MTE;
 
 const ENOSYS: u16 = 38;
+const O_CLOEXEC_NONBLOCK: u32 = 0o2_004_000;
 #[cfg(debug_assertions)]
 const F_GETFD: u32 = 1;
 const PR_SET_NAME: u32 = 15;
@@ -56,6 +58,14 @@ pub(super) const RUNTIME: &[Rule] = &[
     ),
     Rule::any(EXIT_GROUP, "end of the process"),
 ];
+
+/// Mapping guest memory that is not there yet. The descriptor that the call needs, `/dev/userfaultfd`, is given to those
+/// only whose guest is restored on demand.
+pub(super) const LATE_MEMORY: &[Rule] = &[Rule::when(
+    IOCTL,
+    &[Is(1, USERFAULTFD_IOC_NEW), Is(2, O_CLOEXEC_NONBLOCK)],
+    "a userfaultfd of its own memory, for the mover",
+)];
 
 /// Being one of several threads, which are interrupted, stopped with a time limit running, and end.
 pub(super) const SHARING: &[Rule] = &[

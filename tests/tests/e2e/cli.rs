@@ -135,7 +135,7 @@ fn probe_tells_what_the_host_can_do() {
     assert_eq!((&report["kvm"]["mte"]["level"], report["host"].is_object()), (&3.into(), true), "{report}");
     let (status, table, _) = run(&["probe"]);
     assert_eq!(status.code(), Some(0));
-    for word in ["KVM", "memory tagging", "userfaultfd", "landlock", "SVE"] {
+    for word in ["KVM", "memory tagging", "userfaultfd", "restore on demand        yes", "landlock", "SVE"] {
         assert!(table.to_lowercase().contains(&word.to_lowercase()), "{word} is not in {table}");
     }
 }

@@ -20,6 +20,7 @@ mod jail;
 mod lifecycle;
 mod metrics;
 mod net;
+mod on_demand;
 mod pmem;
 mod selftests;
 mod serial;

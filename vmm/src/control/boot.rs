@@ -6,13 +6,14 @@ use granule_api::config::{Checked, CpuTopology, Output, PciPlace};
 use granule_api::error::{ApiError, ErrorKind};
 use tokio::sync::mpsc;
 
-use super::children::{Children, SpawnError};
+use super::children::{Children, MOVER_FD, SpawnError, USERFAULT_FD};
 use super::console_end::{self, ConsoleEnd, ConsoleError};
 use super::devices::{self, Argument, Device, External, PlanError, Planned, Recipe, Region};
 use super::driver::Event;
 use super::files::{self, FileError};
 use super::outside::Connections;
 use super::serial_end::{self, SerialError};
+use super::transfer::between;
 use super::vm::{Created, MteDecision, SerialEnd};
 use super::watchdog_end::{self, WatchdogEnd};
 use crate::wire::{
@@ -37,6 +38,9 @@ pub enum BootError {
     /// The watchdog's end.
     #[error("watchdog: cannot listen for it")]
     Watchdog(#[source] std::io::Error),
+    /// Memory on demand.
+    #[error("the device processes cannot be given memory on demand")]
+    Late(#[source] std::io::Error),
     /// A device process.
     #[error(transparent)]
     Spawn(#[from] SpawnError),
@@ -58,7 +62,9 @@ impl BootError {
     /// What a client hears: a file or socket that it named is its own to mend, the rest is not.
     pub fn into_api(self, what: &str) -> ApiError {
         let kind = match &self {
-            Self::Spawn(_) | Self::Keep { .. } | Self::NoDevice | Self::Watchdog(_) => ErrorKind::Internal,
+            Self::Spawn(_) | Self::Keep { .. } | Self::NoDevice | Self::Watchdog(_) | Self::Late(_) => {
+                ErrorKind::Internal
+            }
             Self::File(_) | Self::Serial(_) | Self::Device(_) | Self::Console(_) => ErrorKind::BadRequest,
         };
         ApiError::new(kind, what).caused_by(Some(&self))
@@ -76,6 +82,8 @@ pub enum Begin {
         state: OwnedFd,
         /// The machine's end of its socket to the mover.
         mover: OwnedFd,
+        /// `/dev/userfaultfd`, where it runs before its memory is there.
+        userfault: Option<OwnedFd>,
     },
 }
 
@@ -92,6 +100,8 @@ pub struct Prepared {
     pub console: Option<ConsoleEnd>,
     /// What stays here of the watchdog.
     pub watchdog: Option<WatchdogEnd>,
+    /// The mover's ends of the sockets on which device processes announce what they map, where memory comes on demand.
+    pub announcing: Vec<OwnedFd>,
 }
 
 /// Prepares a boot. On an error the caller ends the device processes that were started; everything else is closed.
@@ -105,7 +115,8 @@ pub fn prepare(
 ) -> Result<Prepared, BootError> {
     let mut fds = Parcel::default();
     let checked = created.checked.clone();
-    let begun = start_spec(begin, &checked, &mut fds)?;
+    let (begun, late) = start_spec(begin, &checked, &mut fds)?;
+    let mut announcing = Vec::new();
     let (serial, end) = serial(created, &checked, &mut fds, post)?;
     let (first, console) = console(created, &checked, post)?;
     let (last, watchdog) = watchdog(&checked, guest, post)?;
@@ -114,7 +125,12 @@ pub fn prepare(
         devices::plan(&mut created.config, &checked, &mut created.ids, connections, &created.passed, mte)?;
     let planned = first.into_iter().chain(planned).chain(last);
     let devices = planned.map(|device| match device {
-        Device::Ours(planned) => start(planned, children, &mut fds),
+        Device::Ours(mut planned) => {
+            if let Some(userfault) = &late {
+                announcing.push(announce(&mut planned.recipe, userfault)?);
+            }
+            start(planned, children, &mut fds)
+        }
         Device::Outside(external) => take_up(external, children, &mut fds),
     });
     let devices = devices.collect::<Result<_, _>>()?;
@@ -126,27 +142,44 @@ pub fn prepare(
         },
         memory_bytes: checked.memory.size,
         mte: created.mte == MteDecision::On,
-        huge_pages: checked.memory.thp,
-        prefault: checked.memory.prefault,
+        // What comes on demand comes in small pages, and all of it comes.
+        huge_pages: checked.memory.thp && late.is_none(),
+        prefault: checked.memory.prefault && late.is_none(),
         start: begun,
         serial,
         pci_segments: checked.pci_segments,
         devices,
         start_paused: false,
     };
-    Ok(Prepared { spec, fds: fds.0, serial: end, console, watchdog })
+    Ok(Prepared { spec, fds: fds.0, serial: end, console, watchdog, announcing })
 }
 
-fn start_spec(begin: Begin, checked: &Checked, fds: &mut Parcel) -> Result<StartSpec, BootError> {
-    if let Begin::Snapshot { state, mover } = begin {
-        return Ok(StartSpec::Snapshot { state: fds.add(state), mover: fds.add(mover) });
+/// How it starts, and `/dev/userfaultfd` for the device processes.
+fn start_spec(
+    begin: Begin,
+    checked: &Checked,
+    fds: &mut Parcel,
+) -> Result<(StartSpec, Option<OwnedFd>), BootError> {
+    if let Begin::Snapshot { state, mover, userfault } = begin {
+        let (state, mover) = (fds.add(state), fds.add(mover));
+        let late = userfault.as_ref().map(OwnedFd::try_clone).transpose().map_err(BootError::Late)?;
+        let userfault = userfault.map(|device| fds.add(device));
+        return Ok((StartSpec::Snapshot { state, mover, userfault }, late));
     }
     let kernel = fds.add(files::open_regular("payload.kernel", &checked.payload.kernel)?);
     let initramfs = match &checked.payload.initramfs {
         Some(path) => Some(fds.add(files::open_regular("payload.initramfs", path)?)),
         None => None,
     };
-    Ok(StartSpec::Kernel { kernel, initramfs, cmdline: checked.payload.cmdline.clone() })
+    Ok((StartSpec::Kernel { kernel, initramfs, cmdline: checked.payload.cmdline.clone() }, None))
+}
+
+/// Gives a device process what it announces by what it maps; answers the mover's end.
+fn announce(recipe: &mut Recipe, userfault: &OwnedFd) -> Result<OwnedFd, BootError> {
+    let (movers, theirs) = between().map_err(BootError::Late)?;
+    recipe.arguments.push(Argument::Fd(USERFAULT_FD, userfault.try_clone().map_err(BootError::Late)?));
+    recipe.arguments.push(Argument::Fd(MOVER_FD, theirs));
+    Ok(movers)
 }
 
 fn serial(

@@ -16,6 +16,11 @@ use super::driver::Event;
 use super::orders::Orders;
 use super::outside::Outsiders;
 
+/// The flag by which a device process is given `/dev/userfaultfd`.
+pub const USERFAULT_FD: &str = "--userfault-fd";
+/// The flag by which it is given the way to the mover.
+pub const MOVER_FD: &str = "--mover-fd";
+
 /// Why a device process did not start.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start the device process of {id:?}")]
@@ -111,6 +116,14 @@ impl Children {
             arguments.iter().position(|argument| matches!(argument, Argument::Text(text) if text == flag));
         if let Some(place) = flag.and_then(|flag| arguments.get_mut(flag + 1)) {
             *place = Argument::Text(value);
+        }
+    }
+
+    /// All of guest memory is there: successors need not announce what they map.
+    pub fn memory_is_there(&mut self) {
+        let late = |each: &Argument| matches!(each, Argument::Fd(USERFAULT_FD | MOVER_FD, _));
+        for running in self.alive.values_mut() {
+            running.recipe.arguments.retain(|argument| !late(argument));
         }
     }
 

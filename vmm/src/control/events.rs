@@ -68,6 +68,11 @@ impl EventMonitor {
         self.write(&event.with("reason", reason));
     }
 
+    /// Tells an event of the machine, and why.
+    pub fn tell_why(&mut self, event: &str, reason: &str) {
+        self.write(&Event::new(self.started.elapsed(), "vm", event).with("reason", reason));
+    }
+
     fn write(&mut self, event: &Event) {
         tracing::debug!(source = event.source, event = event.event, properties = ?event.properties, "event");
         let Some(sink) = &mut self.sink else { return };

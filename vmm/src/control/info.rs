@@ -3,8 +3,8 @@
 use granule_api::error::ApiError;
 use granule_api::server::Reply;
 use granule_api::types::{
-    DeviceNode, DeviceTree, HostMte, JailInfo, JailedProcess, MteInfo, PciBar, Ping, Resource, VmInfo,
-    VmState,
+    DeviceNode, DeviceTree, HostMte, JailInfo, JailedProcess, MemoryRestoreInfo, MemoryRestoreState, MteInfo,
+    PciBar, Ping, Resource, VmInfo, VmState,
 };
 use granule_api::{BUILD_VERSION, COMPAT_VERSION};
 use granule_jail::SeccompMode;
@@ -12,6 +12,7 @@ use granule_jail::SeccompMode;
 use super::admission::Lifecycle;
 use super::children::Children;
 use super::host::HostView;
+use super::transfer::on_demand::Fill;
 use super::vm::{Created, Live, MteDecision, Vm};
 
 /// vmm.ping. The pid is the machine's: it is the one that the client started.
@@ -34,7 +35,7 @@ pub fn ping(host: &HostView) -> Result<Reply, ApiError> {
 }
 
 /// vm.info, while there is a machine.
-pub fn info(vm: &Vm) -> Option<VmInfo> {
+pub fn info(vm: &Vm, fill: Option<&Fill>) -> Option<VmInfo> {
     let created = vm.created()?;
     let live = match vm {
         Vm::Live(_, live) => Some(&**live),
@@ -51,7 +52,22 @@ pub fn info(vm: &Vm) -> Option<VmInfo> {
         device_tree: live.map(device_tree),
         mte: Some(mte(created, live)),
         jail: live.map(|live| live.jail.clone()),
+        memory_restore: fill.map(memory_restore),
     })
+}
+
+fn memory_restore(fill: &Fill) -> MemoryRestoreInfo {
+    MemoryRestoreInfo {
+        state: match (&fill.lost, &fill.mover) {
+            (Some(_), _) => MemoryRestoreState::Lost,
+            (None, Some(_)) => MemoryRestoreState::Filling,
+            (None, None) => MemoryRestoreState::Complete,
+        },
+        pages: fill.of,
+        done: fill.done,
+        faults: fill.faults,
+        reason: fill.lost.clone(),
+    }
 }
 
 fn mte(created: &Created, live: Option<&Live>) -> MteInfo {

@@ -6,6 +6,7 @@ use granule_api::types::VmCounters;
 
 use super::admission::Lifecycle;
 use super::children::Children;
+use super::transfer::on_demand::Fill;
 use super::vm::Vm;
 
 /// What the driver knows, at one moment.
@@ -14,6 +15,8 @@ pub struct Known {
     state: Lifecycle,
     tags: bool,
     boots: u64,
+    /// Pages looked at, of all, and those that were waited for, of a guest that was restored on demand.
+    placed: Option<[u64; 3]>,
     phases_us: Vec<(String, u64)>,
     /// Role or device, process.
     processes: Vec<(String, u32)>,
@@ -23,7 +26,7 @@ pub struct Known {
 
 impl Known {
     /// Takes note of all of it.
-    pub fn of(vm: &Vm, children: &Children, boots: u64) -> Self {
+    pub fn of(vm: &Vm, children: &Children, boots: u64, fill: Option<&Fill>) -> Self {
         let live = match vm {
             Vm::Live(_, live) => Some(live),
             _ => None,
@@ -39,6 +42,7 @@ impl Known {
             state: vm.lifecycle(),
             tags: live.is_some_and(|live| live.report.mte.enabled),
             boots,
+            placed: fill.map(|fill| [fill.done, fill.of, fill.faults]),
             phases_us: live.map(|live| live.report.phases_us.clone()).unwrap_or_default(),
             processes,
             restarts: children.pids().map(|(id, _)| (id.to_owned(), generation(id) - 1)).collect(),
@@ -62,6 +66,17 @@ impl Known {
         page.sample("granule_vm_tagged", &[], self.tags.into());
         page.family("granule_boots_total", "counter", "Guests booted");
         page.sample("granule_boots_total", &[], self.boots);
+        if let Some([done, of, faults]) = self.placed {
+            let families = [
+                ("granule_restore_pages", "gauge", "Pages of the guest that was restored on demand", of),
+                ("granule_restore_pages_done", "gauge", "Those that are in place", done),
+                ("granule_restore_faults_total", "counter", "Those that somebody waited for", faults),
+            ];
+            for (name, kind, help, value) in families {
+                page.family(name, kind, help);
+                page.sample(name, &[], value);
+            }
+        }
         page.family("granule_boot_phase_microseconds", "gauge", "Time that each phase of the last boot took");
         for (phase, micros) in &self.phases_us {
             page.sample("granule_boot_phase_microseconds", &[("phase", phase)], *micros);
@@ -133,6 +148,7 @@ mod tests {
             state: Lifecycle::Paused,
             tags: true,
             boots: 2,
+            placed: Some([1, 4, 2]),
             phases_us: vec![("memory".into(), 7)],
             processes: vec![("control".into(), std::process::id()), ("gone".into(), 0)],
             restarts: vec![("a\"b\\\n".into(), 3)],
@@ -144,6 +160,8 @@ mod tests {
             "granule_vm_state{state=\"paused\"} 1",
             "granule_vm_tagged 1",
             "granule_boots_total 2",
+            "granule_restore_pages_done 1",
+            "granule_restore_faults_total 2",
             "granule_boot_phase_microseconds{phase=\"memory\"} 7",
             "granule_device_restarts_total{device=\"a\\\"b\\\\\\n\"} 3",
             "granule_device{device=\"_disk0\",counter=\"read_ops\"} 5",

@@ -38,7 +38,7 @@ mod refusal;
 mod resize;
 mod serial_end;
 mod start;
-mod transfer;
+pub mod transfer;
 mod vm;
 mod watchdog_end;
 

@@ -26,6 +26,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use granule_devices::serve::{Endpoint, Entry, ServeError};
+use granule_devices::userfault::Late;
 use granule_jail::{DeviceKind, JailKind, SeccompMode};
 
 /// What to serve, and where.
@@ -69,6 +70,12 @@ struct Common {
     /// Take orders from this descriptor, a SEQPACKET socket
     #[arg(long, value_name = "N", hide = true)]
     orders_fd: Option<RawFd>,
+    /// Guest memory may not be there yet: /dev/userfaultfd
+    #[arg(long, value_name = "N", hide = true, requires = "mover_fd")]
+    userfault_fd: Option<RawFd>,
+    /// Announce what is mapped of it over this descriptor, a SEQPACKET socket
+    #[arg(long, value_name = "N", hide = true, requires = "userfault_fd")]
+    mover_fd: Option<RawFd>,
     /// What seccomp does with a call that is not on the list: true (kill), log, false (no filter)
     #[arg(long, value_name = "MODE", default_value = "true")]
     seccomp: SeccompMode,
@@ -165,9 +172,13 @@ impl Common {
             (None, path) => Endpoint::Listening(listen("--socket", path.clone().unwrap_or_default())?),
         };
         let orders = self.orders_fd.map(take).transpose()?;
+        let late = match (self.userfault_fd, self.mover_fd) {
+            (Some(device), Some(mover)) => Some(Late::new(take(device)?, take(mover)?)),
+            _ => None,
+        };
         let mode = self.seccomp;
         let enter_jail = Box::new(move || Ok(granule_jail::enter(JailKind::Device(kind), mode).map(drop)?));
-        let served = serve(Entry { endpoint, orders, enter_jail });
+        let served = serve(Entry { endpoint, orders, late, enter_jail });
         if let Some(path) = &self.socket {
             // In the jail no path can be removed; outside of one (a failure before it) this cleans up.
             let _ = std::fs::remove_file(path);

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use granule_devices::dirty::{DirtyLog, LOG_PAGE};
@@ -76,10 +75,9 @@ pub struct GuestPages {
 
 impl GuestPages {
     /// Takes what the machine passes; `tags`: with a window on the tags.
-    pub fn receive(machine: OwnedFd, tags: bool) -> Result<Self, MemoryError> {
-        let channel = Channel::from_fd(machine);
+    pub fn receive(machine: &Channel, tags: bool) -> Result<Self, MemoryError> {
         let Received { message, mut fds } =
-            channel.receive::<SharedMemory>().map_err(MemoryError::Machine)?;
+            machine.receive::<SharedMemory>().map_err(MemoryError::Machine)?;
         let SharedMemory { regions, log } = message;
         let log = log.zip(log.and_then(|_| fds.pop()));
         let log = log.map(|(size, file)| {

@@ -13,6 +13,7 @@
 
 mod copy;
 mod memory;
+mod on_demand;
 mod progress;
 mod restore;
 mod save;
@@ -70,6 +71,9 @@ pub fn run(args: &MoverArgs) -> Result<ExitCode, MoverError> {
             save::save(&save::Job { machine, files, parent, live }, &mut fds, &control)
         }
         MoverOrder::Restore { machine, layers } => restore::restore(machine, &layers, &mut fds, &control),
+        MoverOrder::Place { machine, layers, processes } => {
+            on_demand::place(machine, &layers, &processes, &mut fds, &control)
+        }
         MoverOrder::Round | MoverOrder::Complete => Err(Failure::of("an order without a job")),
     };
     let code = if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };

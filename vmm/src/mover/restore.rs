@@ -17,9 +17,10 @@ pub fn restore(
     fds: &mut Passed,
     control: &Channel,
 ) -> Result<FromMover, Failure> {
-    let machine = fds.take(machine)?;
+    let machine = Channel::from_fd(fds.take(machine)?);
     let mut chain = open(layers, fds).map_err(|failure| failure.blamed(Blame::Request))?;
-    let pages = GuestPages::receive(machine, layers.first().is_some_and(|layer| layer.files.tags.is_some()))?;
+    let pages =
+        GuestPages::receive(&machine, layers.first().is_some_and(|layer| layer.files.tags.is_some()))?;
     if pages.layout() != chain.layout() {
         return Err(Failure::of("the machine's memory is not where the snapshot's is").blamed(Blame::Request));
     }
@@ -29,6 +30,7 @@ pub fn restore(
     Ok(FromMover::Restored)
 }
 
+/// Opens the files of a snapshot and of its parents.
 pub(super) fn open(layers: &[LayerSpec], fds: &mut Passed) -> Result<MemoryChain<std::fs::File>, Failure> {
     let mut opened = Vec::with_capacity(layers.len());
     for layer in layers {

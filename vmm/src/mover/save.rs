@@ -33,12 +33,12 @@ pub struct Job {
 /// Does the job.
 pub fn save(job: &Job, fds: &mut Passed, control: &Channel) -> Result<FromMover, Failure> {
     let Job { machine, files, parent, live } = job;
-    let machine = fds.take(*machine)?;
+    let machine = Channel::from_fd(fds.take(*machine)?);
     let files = fds.files(*files)?;
     let of_request = |failure: Failure| failure.blamed(Blame::Request);
     let parent = (!parent.is_empty()).then(|| restore::open(parent, fds)).transpose().map_err(of_request)?;
     let tagged = files.tags.is_some();
-    let pages = GuestPages::receive(machine, tagged)?;
+    let pages = GuestPages::receive(&machine, tagged)?;
     let layout = pages.layout().clone();
     if parent.as_ref().is_some_and(|parent| *parent.layout() != layout) {
         return Err(of_request(Failure::of("the parent is a snapshot of a machine with other memory")));

@@ -12,10 +12,10 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use super::*;
 use crate::wire::{FileSlots, LayerSpec, SharedMemory, SharedRegion};
 
-const BASE: u64 = 0x4000_0000;
-const SIZE: u64 = 1 << 20;
+pub(super) const BASE: u64 = 0x4000_0000;
+pub(super) const SIZE: u64 = 1 << 20;
 
-fn memfd(size: u64) -> File {
+pub(super) fn memfd(size: u64) -> File {
     let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
     file.set_len(size).unwrap();
     file
@@ -34,13 +34,13 @@ fn passed(machine: OwnedFd, files: &[&File]) -> Passed {
     Passed([Some(machine)].into_iter().chain(files).collect())
 }
 
-const SLOTS: FileSlots = FileSlots { memory: FdSlot(1), pages: FdSlot(2), tags: None };
+pub(super) const SLOTS: FileSlots = FileSlots { memory: FdSlot(1), pages: FdSlot(2), tags: None };
 
 fn job(parent: Vec<LayerSpec>, live: bool) -> save::Job {
     save::Job { machine: FdSlot(0), files: SLOTS, parent, live }
 }
 
-fn save(memory: &File, files: &[&File]) -> crate::wire::SavedMemory {
+pub(super) fn save(memory: &File, files: &[&File]) -> crate::wire::SavedMemory {
     let (control, _other) = Channel::pair().unwrap();
     let mut fds = passed(shared(memory, SIZE), files);
     saved(save::save(&job(Vec::new(), false), &mut fds, &control))
@@ -53,7 +53,7 @@ fn saved(result: Result<FromMover, Failure>) -> crate::wire::SavedMemory {
     }
 }
 
-fn manifest(saved: &crate::wire::SavedMemory) -> String {
+pub(super) fn manifest(saved: &crate::wire::SavedMemory) -> String {
     manifest_of(saved, None)
 }
 
@@ -76,13 +76,20 @@ fn manifest_of(saved: &crate::wire::SavedMemory, parent: Option<Parent>) -> Stri
     String::from_utf8(manifest.encode()).unwrap()
 }
 
+pub(super) fn bytes(file: &File) -> Vec<u8> {
+    use std::os::unix::fs::FileExt;
+    let mut bytes = vec![0; SIZE as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
 fn restore(manifest: String, files: &[&File], memory: &File, size: u64) -> Result<FromMover, Failure> {
     let (control, _other) = Channel::pair().unwrap();
     let mut fds = passed(shared(memory, size), files);
     restore::restore(FdSlot(0), &[LayerSpec { manifest, files: SLOTS }], &mut fds, &control)
 }
 
-fn filled() -> File {
+pub(super) fn filled() -> File {
     use std::os::unix::fs::FileExt;
     let memory = memfd(SIZE);
     memory.write_all_at(&[7; 5000], 8192).unwrap();
@@ -98,11 +105,6 @@ fn memory_is_the_same_after_a_way_through_files() {
     let restored = memfd(SIZE);
     let done = restore(manifest(&saved), &[&raw, &pages], &restored, SIZE).unwrap();
     assert!(matches!(done, FromMover::Restored));
-    let bytes = |file: &File| {
-        let mut bytes = vec![0; SIZE as usize];
-        file.read_at(&mut bytes, 0).unwrap();
-        bytes
-    };
     assert_eq!(bytes(&memory), bytes(&restored));
     let first = restored.next_data(0).unwrap();
     assert_eq!(first, Some(8192), "what was a hole is one again");

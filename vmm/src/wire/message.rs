@@ -131,6 +131,9 @@ pub enum StartSpec {
         state: FdSlot,
         /// The mover's socket.
         mover: FdSlot,
+        /// `/dev/userfaultfd`, where the guest is to run before its memory is there: then [`Command::Finish`] does not
+        /// wait for it.
+        userfault: Option<FdSlot>,
     },
 }
 

@@ -36,6 +36,15 @@ pub enum MoverOrder {
         /// The snapshot and its parents, newest first.
         layers: Vec<LayerSpec>,
     },
+    /// The same while the guest runs: pages that it touches first.
+    Place {
+        /// Where [`SharedMemory`] comes from, and then the machine's mapping.
+        machine: FdSlot,
+        /// The snapshot and its parents, newest first.
+        layers: Vec<LayerSpec>,
+        /// Where device processes announce what they map.
+        processes: Vec<FdSlot>,
+    },
 }
 
 /// The files of memory, as they are passed.
@@ -93,6 +102,15 @@ pub enum FromMover {
     Copied {
         /// Pages that it copied.
         pages: u64,
+    },
+    /// A guest runs whose memory is being placed.
+    Placed {
+        /// Pages that were looked at.
+        done: u64,
+        /// Of so many.
+        of: u64,
+        /// Pages that were waited for.
+        faults: u64,
     },
     /// Memory is saved.
     Saved(SavedMemory),

@@ -14,6 +14,7 @@
 mod hotplug;
 mod live;
 mod notices;
+mod on_demand;
 mod requests;
 mod steps;
 #[cfg(test)]
@@ -36,6 +37,7 @@ use super::host::HostView;
 use super::link::MachineLink;
 use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
+use super::transfer::on_demand::Fill;
 use super::transfer::{Moved, Transfer};
 use super::vm::{PassedFds, SerialEnd, Vm};
 use super::watchdog_end::WatchdogEnd;
@@ -56,7 +58,7 @@ pub enum Event {
     Sought(Sought),
     /// Work on the disk for a snapshot is done, or has failed.
     Worked(u32, Result<Transfer, Failure>),
-    /// The mover's last word.
+    /// The mover speaks.
     Moved(Moved),
     /// A device process ended.
     Death(Death),
@@ -101,6 +103,8 @@ pub struct Driver {
     /// The console's size as last told, for the successor of its process.
     window: Option<Window>,
     connections: Connections,
+    /// The memory of a guest that was restored on demand, until another guest begins.
+    fill: Option<Fill>,
     boots: u64,
     end: Option<End>,
 }
@@ -146,6 +150,7 @@ impl Driver {
             watchdog_in_boot: None,
             window: None,
             connections: Connections::default(),
+            fill: None,
             boots: 0,
             end: None,
         };

@@ -22,6 +22,7 @@ use super::super::resize;
 use super::super::vm::Vm;
 use super::Driver;
 use super::hotplug::ADD;
+use super::on_demand;
 
 impl Driver {
     pub(super) fn on_request(&mut self, request: Request) {
@@ -38,6 +39,9 @@ impl Driver {
             Verb::Metrics => self.tell_metrics(request),
             Verb::Counters => self.tell_counters(request),
             _ if self.plan.is_some() => self.waiting.push_back(request),
+            Verb::Snapshot | Verb::LiveSnapshot | Verb::AddDevice if self.is_filling() => {
+                request.answer(Err(on_demand::too_early()));
+            }
             Verb::AddDevice | Verb::RemoveDevice | Verb::Resize if matches!(self.vm, Vm::Created(_)) => {
                 let Request { call, fds, reply } = request;
                 let _ = reply.send(self.change_cold(call, fds));
@@ -137,7 +141,7 @@ impl Driver {
 
     /// GET /metrics, likewise.
     fn tell_metrics(&self, request: Request) {
-        let known = Known::of(&self.vm, &self.children, self.boots);
+        let known = Known::of(&self.vm, &self.children, self.boots, self.fill.as_ref());
         let devices = self.children.all_orders();
         tokio::spawn(async move {
             let counters = counters::collect(devices).await;
@@ -147,7 +151,7 @@ impl Driver {
 
     /// vm.info; where there is a balloon, its process is asked what the guest has given back, beside the driver.
     fn tell_info(&self, request: Request) {
-        let Some(mut info) = info::info(&self.vm) else {
+        let Some(mut info) = info::info(&self.vm, self.fill.as_ref()) else {
             request.answer(Err(ApiError::not_created()));
             return;
         };

@@ -14,6 +14,7 @@ use super::super::orders::OrderError;
 use super::super::outside::{self, Connections, Target};
 use super::super::plan::{Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
+use super::super::transfer::on_demand::{Fill, Placing};
 use super::super::vm::{Live, SerialEnd, Vm};
 use super::{Driver, End, Event};
 use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
@@ -45,6 +46,7 @@ impl Driver {
             Step::PowerButton => return self.command(Command::PowerButton, &[]),
             Step::Stop if matches!(self.vm, Vm::Live(..)) => {
                 self.children.expect_end();
+                self.expect_no_more_memory();
                 return self.command(Command::Stop, &[]);
             }
             Step::Stop => {}
@@ -84,6 +86,7 @@ impl Driver {
                 }
             }
             Step::Forget => {
+                self.fill = None;
                 if !matches!(std::mem::replace(&mut self.vm, Vm::Absent), Vm::Absent) {
                     self.events.tell("vm", "deleted");
                 }
@@ -141,14 +144,21 @@ impl Driver {
         }
         self.events.tell("vm", "booting");
         self.window = None;
-        self.build(Begin::Kernel, Step::Boot).inspect_err(|_| self.children.end_all())
+        self.build(Begin::Kernel, Step::Boot, None).inspect_err(|_| self.children.end_all())
     }
 
-    /// Starts all that a machine consists of; `machine` builds the guest.
-    pub(super) fn build(&mut self, begin: Begin, step: Step) -> Result<Progress, ApiError> {
+    /// Starts all that a machine consists of, the mover that places its memory on demand among it; `machine` builds the
+    /// guest.
+    pub(super) fn build(
+        &mut self,
+        begin: Begin,
+        step: Step,
+        placing: Option<Placing>,
+    ) -> Result<Progress, ApiError> {
         let Vm::Created(created) = &mut self.vm else {
             return Err(refusal(ErrorKind::WrongState, "VM is not in a state to boot"));
         };
+        self.fill = None;
         let prepared = boot::prepare(
             created,
             &mut self.children,
@@ -157,8 +167,13 @@ impl Driver {
             &self.post,
             begin,
         );
-        let boot::Prepared { spec, fds, serial, console, watchdog } =
+        let boot::Prepared { spec, fds, serial, console, watchdog, announcing } =
             prepared.map_err(|error| error.into_api(step.failure()))?;
+        if let Some(Placing { layers, machine, id }) = placing {
+            let mover = layers.place(self.mover_start(id), &machine, &announcing);
+            let mover = mover.map_err(|failure| from_failure(step.failure(), &failure))?;
+            self.fill = Some(Fill::begun(mover));
+        }
         self.serial_in_boot = Some(serial);
         (self.console_in_boot, self.watchdog_in_boot) = (console, watchdog);
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -248,6 +263,10 @@ impl Driver {
         match (step, body) {
             (Step::Probe, Ok(Outcome::Host(report))) => self.host = HostView::known(*report),
             (Step::Probe, Err(failure)) => self.host = HostView::failed(&failure),
+            (Step::Finish, Ok(_)) if self.lost().is_some() => {
+                let failure = Failure::of(self.lost().unwrap_or_default());
+                return Err(from_failure(step.failure(), &failure));
+            }
             (Step::Boot | Step::Finish, Ok(Outcome::Booted(report))) => {
                 tracing::debug!(phases_us = ?report.phases_us, "built");
                 let serial = self.serial_in_boot.take().unwrap_or(SerialEnd::None);
@@ -290,6 +309,7 @@ impl Driver {
                 self.children.end_all();
                 image_cache::sweep();
                 self.vm.demolish();
+                self.forget_memory();
             }
             (Step::Add, Ok(Outcome::Added(report))) => self.on_added(*report, plan)?,
             (Step::Add, Err(failure)) => {
@@ -321,6 +341,11 @@ impl Driver {
                 return Err(from_failure("The device could not be taken up again", &failure));
             }
             (_, Ok(_)) => {}
+            (Step::Rebuild | Step::Finish, Err(mut failure)) => {
+                // The machine knows only that the mover is gone.
+                failure.causes.extend(self.lost().map(str::to_owned));
+                return Err(from_failure(step.failure(), &failure));
+            }
             (_, Err(failure)) => return Err(from_failure(step.failure(), &failure)),
         }
         Ok(())

@@ -11,8 +11,10 @@ use tokio::sync::oneshot;
 use super::super::admission::Lifecycle;
 use super::super::boot::Begin;
 use super::super::create;
+use super::super::devices;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
+use super::super::transfer::on_demand::Placing;
 use super::super::transfer::{self, Moved, MoverStart, Restore, RestoreError, Save, Saved, Transfer};
 use super::super::vm::{MteDecision, Vm};
 use super::{Driver, Event};
@@ -60,6 +62,9 @@ impl Driver {
             Step::Finish,
             Step::Tell("restored"),
         ];
+        if body.memory_restore_mode == MemoryRestoreMode::OnDemand {
+            steps.retain(|step| *step != Step::Move);
+        }
         if body.resume {
             steps.push(Step::Resume);
         }
@@ -190,6 +195,7 @@ impl Driver {
     }
 
     pub(super) fn on_moved(&mut self, moved: Moved) {
+        let Some(moved) = self.on_placed(moved) else { return };
         let Some(plan) = self.plan.as_mut() else { return };
         let Some(transfer) = plan.transfer.as_mut() else { return };
         let Some(mover) = transfer.mover().as_mut().filter(|mover| mover.said(&moved)) else { return };
@@ -209,7 +215,7 @@ impl Driver {
         save.start_mover(self.mover_start(id)).map_err(|failure| failed(step, &failure))
     }
 
-    fn mover_start(&self, id: u32) -> MoverStart<'_> {
+    pub(super) fn mover_start(&self, id: u32) -> MoverStart<'_> {
         MoverStart {
             executable: self.children.executable(),
             seccomp: self.children.seccomp(),
@@ -245,21 +251,33 @@ impl Driver {
         if let Some(host) = self.host.report() {
             opened.check(host, created.mte == MteDecision::On).map_err(refused)?;
         }
+        if restore.on_demand && !devices::targets(&created.checked).is_empty() {
+            let reason = "memory_restore_mode: OnDemand: another program serves a device, and cannot be told of pages that \
+                          are not there yet";
+            return Err(refusal(ErrorKind::BadRequest, Step::Adopt.failure()).because(reason));
+        }
         self.vm = Vm::Created(Box::new(created));
         Ok(())
     }
 
     fn start_rebuild(&mut self, mut restore: Box<Restore>, plan: &mut Plan) -> Result<Progress, ApiError> {
         let id = self.link.skip_id();
-        let opened = restore.opened.take();
+        let Some(opened) = restore.opened.take() else {
+            return Err(refusal(ErrorKind::Internal, "no snapshot was opened"));
+        };
+        let (state, layers) = opened.into_parts();
+        let step_failed = |failure: Failure| failed(Step::Rebuild, &failure);
+        let userfault = restore.userfault.take();
+        let (mover, placing) = if userfault.is_some() {
+            let (machine, machines) = transfer::between().map_err(|error| step_failed(error.into()))?;
+            (machines, Some(Placing { layers, machine, id }))
+        } else {
+            let (mover, machines) = layers.restore(self.mover_start(id)).map_err(step_failed)?;
+            restore.mover = Some(mover);
+            (machines, None)
+        };
         plan.transfer = Some(Transfer::Restore(restore));
-        let Some(opened) = opened else { return Err(refusal(ErrorKind::Internal, "no snapshot was opened")) };
-        let started = opened.start_mover(self.mover_start(id));
-        let (mover, state, machines) = started.map_err(|failure| failed(Step::Rebuild, &failure))?;
-        if let Some(transfer) = plan.transfer.as_mut() {
-            *transfer.mover() = Some(mover);
-        }
-        self.build(Begin::Snapshot { state, mover: machines }, Step::Rebuild)
+        self.build(Begin::Snapshot { state, mover, userfault }, Step::Rebuild, placing)
     }
 
     /// A restore that failed leaves no machine, as there was none before.
@@ -272,6 +290,7 @@ impl Driver {
         self.children.expect_end();
         self.send_unawaited(Command::Stop, &[]);
         self.children.end_all();
+        self.fill = None;
         self.vm = Vm::Absent;
     }
 }
@@ -279,16 +298,18 @@ impl Driver {
 fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
     let RestoreConfig { source_url, prefault, memory_restore_mode, resume: _, net_fds, zone_updates } = body;
     let source = transfer::directory("source_url", source_url)?;
-    let unbuilt = [
-        (*memory_restore_mode == MemoryRestoreMode::OnDemand, "memory_restore_mode: OnDemand"),
-        (!net_fds.is_empty(), "net_fds"),
-        (!zone_updates.is_empty(), "zone_updates"),
-    ];
+    let on_demand = *memory_restore_mode == MemoryRestoreMode::OnDemand;
+    if on_demand && *prefault {
+        let reason = "prefault, memory_restore_mode: OnDemand: a guest that runs before its memory is there cannot have all \
+                      of it before it runs; leave one of the two out";
+        return Err(refusal(ErrorKind::BadRequest, Step::Open.failure()).because(reason));
+    }
+    let unbuilt = [(!net_fds.is_empty(), "net_fds"), (!zone_updates.is_empty(), "zone_updates")];
     if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
         let reason = format!("{what}: not supported by this version");
         return Err(refusal(ErrorKind::BadRequest, Step::Open.failure()).because(reason));
     }
-    Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault))))
+    Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault, on_demand))))
 }
 
 /// What of a configuration has state that no snapshot holds.

@@ -4,13 +4,16 @@
 //!  vm.snapshot   Stage ─► Save ─► Move ─► Commit           vm.restore   Open ─► Rebuild ─► Move ─► Finish ─► (Resume)
 //!                disk     machine mover   disk                          disk    machine    mover   machine
 //! ```
-//! A live snapshot has more steps ([`super::driver`], `live`).
+//! A live snapshot has more steps ([`super::driver`], `live`). On demand there is no Move: the mover goes on when the plan
+//! has ended (`driver/on_demand.rs`).
+//!
 //! What works on the disk runs on a thread of its own, for which the loop does not wait. Nothing of a snapshot is visible
 //! before Commit, and whatever fails before it leaves nothing: the files go with what is dropped here, and the guest
 //! was only looked at. A failed restore leaves no machine, as there was none before it.
 
 mod layers;
 mod mover;
+pub mod on_demand;
 mod restore;
 mod save;
 
@@ -18,7 +21,8 @@ use std::path::PathBuf;
 
 use granule_api::error::{ApiError, ErrorKind};
 
-pub use mover::{Moved, Mover, MoverStart};
+pub use layers::Layers;
+pub use mover::{Moved, Mover, MoverStart, between};
 pub use restore::{Restore, RestoreError};
 pub use save::{Save, Saved};
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::control::driver::Event;
 use crate::wire::{Channel, ChannelError, Failure, FdSlot, FileSlots, FromMover, MoverOrder};
 
-/// What a mover says.
+/// What a mover says: how far it has come where that is asked, and its last word.
 #[derive(Debug)]
 pub struct Moved {
     /// The id under which it was started.
@@ -100,7 +100,7 @@ impl Drop for Mover {
 async fn listen(channel: Arc<AsyncFd<Channel>>, id: u32, post: mpsc::UnboundedSender<Event>) {
     loop {
         let message = next_word(&channel).await;
-        let more = matches!(message, FromMover::Copied { .. });
+        let more = matches!(message, FromMover::Copied { .. } | FromMover::Placed { .. });
         // The driver is gone only when everything ends.
         let _ = post.send(Event::Moved(Moved { id, message }));
         if !more {
@@ -148,7 +148,7 @@ pub(super) fn files_of<'a>(files: &'a MemoryFiles<File>, fds: &mut Vec<BorrowedF
 }
 
 /// The two ends of a socket between mover and machine; neither stays here.
-pub(super) fn between() -> io::Result<(OwnedFd, OwnedFd)> {
+pub fn between() -> io::Result<(OwnedFd, OwnedFd)> {
     let (one, other) = Channel::pair()?;
     Ok((one.into(), other.into()))
 }

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
@@ -14,8 +14,8 @@ use granule_snapshot::manifest::{Manifest, Refusal, Target};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::layers::Layers;
-use super::mover::{Mover, MoverStart, between};
-use crate::wire::{Failure, FdSlot, MoverOrder};
+use super::mover::Mover;
+use super::on_demand::{self, OnDemandError};
 
 /// Why a snapshot cannot be restored.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,9 @@ pub enum RestoreError {
     /// Passing state on.
     #[error("the snapshot's state cannot be passed on")]
     State(#[source] io::Error),
+    /// Not on demand.
+    #[error("memory_restore_mode: OnDemand cannot be had on this host")]
+    OnDemand(#[from] OnDemandError),
 }
 
 /// What was found on the disk.
@@ -54,6 +57,10 @@ pub struct Restore {
     source: PathBuf,
     /// Whether all of memory is touched before the guest resumes.
     pub prefault: bool,
+    /// Whether the guest runs before its memory is there.
+    pub on_demand: bool,
+    /// What that takes, `/dev/userfaultfd`, from Open to Rebuild.
+    pub userfault: Option<OwnedFd>,
     /// What Open found; Rebuild takes it.
     pub opened: Option<Opened>,
     /// At work from Rebuild to Move.
@@ -62,12 +69,15 @@ pub struct Restore {
 
 impl Restore {
     /// Nothing yet.
-    pub fn new(source: PathBuf, prefault: bool) -> Self {
-        Self { source, prefault, opened: None, mover: None }
+    pub fn new(source: PathBuf, prefault: bool, on_demand: bool) -> Self {
+        Self { source, prefault, on_demand, userfault: None, opened: None, mover: None }
     }
 
     /// Opens the snapshot and its parents, and reads all but memory. On a thread that may wait for the disk.
     pub fn open(mut self: Box<Self>) -> Result<Box<Self>, RestoreError> {
+        if self.on_demand {
+            self.userfault = Some(on_demand::open()?);
+        }
         let chain = Chain::open(&self.source)?;
         let (config, _) = chain.newest().config()?;
         let config = serde_json::from_slice(&config)?;
@@ -93,14 +103,9 @@ impl Opened {
         Ok(self.manifest.check_target(&target)?)
     }
 
-    /// Starts the mover; answers the machine's state and the machine's end of the socket to the mover.
-    pub fn start_mover(self, start: MoverStart<'_>) -> Result<(Mover, OwnedFd, OwnedFd), Failure> {
-        let (theirs, machines) = between()?;
-        let mut fds = vec![theirs.as_fd()];
-        let layers = self.layers.specs(&mut fds);
-        let order = MoverOrder::Restore { machine: FdSlot(0), layers };
-        let mover = Mover::start(start, &order, &fds)?;
-        Ok((mover, self.state.into(), machines))
+    /// The machine's state, and its memory.
+    pub fn into_parts(self) -> (OwnedFd, Layers) {
+        (self.state.into(), self.layers)
     }
 }
 

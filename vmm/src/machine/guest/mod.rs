@@ -15,6 +15,7 @@ mod doorbells;
 mod host;
 mod hotplug;
 mod interrupts;
+mod late;
 mod placement;
 mod regions;
 mod restore;

@@ -6,6 +6,9 @@
 //!   ─► bus, devices ─► registers ─► memory's file to the mover
 //!                              └── the mover fills memory ──┘
 //! ```
+//! On demand the mover has memory's file, and the machine's mapping, as soon as there is memory; it goes on placing pages
+//! when all of this is over (`late`).
+//!
 //! Whatever does not fit is found in the first half, before anything of the guest exists that could be lost.
 
 use std::fs::File;
@@ -26,6 +29,7 @@ use super::build::{BuildError, Phases, console, memory};
 use super::bus::{Bus, lock};
 use super::console::Console;
 use super::host::Host;
+use super::late::{Watch, WatchError};
 use super::placement::Place;
 use super::regions::Regions;
 use super::save::{ShareError, share};
@@ -83,6 +87,9 @@ pub enum RestoreError {
     /// The mover.
     #[error("guest memory cannot be passed on")]
     Memory(#[from] ShareError),
+    /// Memory that is to come later.
+    #[error("the guest cannot run before its memory is there")]
+    Late(#[from] WatchError),
 }
 
 /// A guest whose memory is not there yet. Fields are dropped in this order.
@@ -96,6 +103,8 @@ pub struct Restoring {
     shape: Shape,
     vm: Arc<Vm>,
     ram: GuestRam,
+    /// On guard where memory comes on demand.
+    watch: Option<Watch>,
     devices: Vec<DeviceReport>,
     clock: Phases,
 }
@@ -116,9 +125,12 @@ impl Guest {
         seccomp: SeccompMode,
     ) -> Result<Restoring, BuildError> {
         let mut clock = Phases::start();
-        let StartSpec::Snapshot { state, mover } = spec.start else { return Err(BuildError::NoKernel) };
+        let StartSpec::Snapshot { state, mover, userfault } = spec.start else {
+            return Err(BuildError::NoKernel);
+        };
         let mut reader = read(fds.take(state)?)?;
         let mover = fds.take(mover)?;
+        let userfault = userfault.map(|slot| fds.take(slot)).transpose()?;
         let shape = shape(&mut reader, spec, host)?;
         let layout =
             Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, shape.ipa_bits)?;
@@ -131,6 +143,14 @@ impl Guest {
         clock.done("state");
 
         let (ram, _) = memory(spec, &layout)?;
+        // On demand: before anybody could touch it.
+        let (mover, watch) = match userfault {
+            Some(userfault) => {
+                let watch = Watch::begin(&ram, mover, userfault, seccomp);
+                (None, Some(watch.map_err(RestoreError::from)?))
+            }
+            None => (Some(mover), None),
+        };
         let (vm, vcpus) = virtual_machine(host, spec, &ram, &layout, &shape, &states)?;
         for (vcpu, state) in vcpus.iter().zip(&states) {
             vcpu.restore(state)?;
@@ -160,15 +180,18 @@ impl Guest {
         let (gic, its) = (take(&mut reader, state::GIC, "")?, take(&mut reader, state::ITS, "")?);
         reader.finish().map_err(RestoreError::from)?;
         clock.done("devices");
-        share(&ram, None, mover).map_err(RestoreError::from)?;
-        Ok(Restoring { vcpus, states, gic, its, console, bus, shape, vm, ram, devices: reports, clock })
+        if let Some(mover) = mover {
+            share(&ram, None, mover).map_err(RestoreError::from)?;
+        }
+        let devices = reports;
+        Ok(Restoring { vcpus, states, gic, its, console, bus, shape, vm, ram, watch, devices, clock })
     }
 }
 
 impl Restoring {
-    /// Memory is there: the rest, up to vCPUs that stand still.
+    /// Memory is there, or comes as it is touched: the rest, up to vCPUs that stand still.
     pub fn finish(self, postman: &Postman, seccomp: SeccompMode) -> Result<(Guest, BootReport), BuildError> {
-        let Self { vcpus, states, gic, its, console, bus, shape, vm, ram, devices, mut clock } = self;
+        let Self { vcpus, states, gic, its, console, bus, shape, vm, ram, watch, devices, mut clock } = self;
         clock.done("memory");
         vm.gic().restore(&gic)?;
         vm.gic().restore_its(&its)?;
@@ -181,6 +204,9 @@ impl Restoring {
         let threads = |source| BuildError::Host { what: "start the vCPU threads", source };
         install_kick_handler().map_err(threads)?;
         let vcpus = Vcpus::start(vcpus, bus.io(), postman, seccomp).map_err(threads)?;
+        if let Some(watch) = watch {
+            watch.over(vcpus.recall()).map_err(RestoreError::from)?;
+        }
         clock.done("threads");
         let mte = MteReport { enabled: vm.mte(), level: shape.mte_level };
         let report = BootReport {

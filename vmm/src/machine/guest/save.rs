@@ -106,15 +106,16 @@ impl Guest {
         File::from(state).write_all_at(&writer.encode()?, 0).map_err(SaveError::File)?;
         drop(vcpus);
         match (mover, &self.tracking) {
-            (Some(mover), _) => Ok(share(&self.ram, None, mover)?),
-            (None, Some(tracking)) => Ok(tracking.last_harvest(&self.vm, &self.bus)?),
-            (None, None) => Err(SaveError::Untracked),
+            (Some(mover), _) => share(&self.ram, None, mover).map(drop)?,
+            (None, Some(tracking)) => tracking.last_harvest(&self.vm, &self.bus)?,
+            (None, None) => return Err(SaveError::Untracked),
         }
+        Ok(())
     }
 }
 
-/// Passes guest memory to the mover, with the log of writes to it if there is one.
-pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Result<(), ShareError> {
+/// Passes guest memory to the mover, with the log of writes to it if there is one; hands its socket back.
+pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Result<OwnedFd, ShareError> {
     let mut regions = Vec::new();
     let mut files = Vec::new();
     for region in ram.memory.iter() {
@@ -124,7 +125,9 @@ pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Re
         files.push(file.file().as_fd());
     }
     files.extend(log.map(|log| log.file.as_fd()));
-    Ok(Channel::from_fd(mover).send(&SharedMemory { regions, log: log.map(|log| log.size) }, &files)?)
+    let mover = Channel::from_fd(mover);
+    mover.send(&SharedMemory { regions, log: log.map(|log| log.size) }, &files)?;
+    Ok(mover.into())
 }
 
 impl Bus {

@@ -99,7 +99,8 @@ impl Guest {
         let file = LogFile::create(self.ram.memory.last_addr().raw_value().saturating_add(1));
         let file = file.map_err(TrackError::Log)?;
         self.tracking = Some(Tracking { log: file.map().map_err(TrackError::Log)?, paused: None });
-        let begun = self.begin_logging(&file).and_then(|()| Ok(share(&self.ram, Some(&file), mover)?));
+        let begun =
+            self.begin_logging(&file).and_then(|()| Ok(share(&self.ram, Some(&file), mover).map(drop)?));
         if begun.is_err() {
             self.release();
         }

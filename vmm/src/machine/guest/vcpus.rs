@@ -95,6 +95,11 @@ impl Vcpus {
         Ok(self.vcpus.iter().map(|vcpu| lock(vcpu)).collect())
     }
 
+    /// What another thread ends them by.
+    pub fn recall(&self) -> Recall {
+        Recall { gate: self.gate.clone(), kicks: self.kicks.clone() }
+    }
+
     /// Calls all back without waiting.
     pub fn halt(&self) {
         self.gate.shut_now();
@@ -102,12 +107,31 @@ impl Vcpus {
     }
 
     fn kick(&self) {
-        for kick in &self.kicks {
-            if let Err(error) = kick.interrupt() {
-                // The wait that follows gives up in its time and says so.
-                tracing::error!(%error, "a vCPU thread cannot be interrupted");
-            }
+        interrupt(&self.kicks);
+    }
+}
+
+fn interrupt(kicks: &[Arc<Kick>]) {
+    for kick in kicks {
+        if let Err(error) = kick.interrupt() {
+            // The wait that follows gives up in its time and says so.
+            tracing::error!(%error, "a vCPU thread cannot be interrupted");
         }
+    }
+}
+
+/// Ends all vCPUs, from whatever thread.
+#[derive(Debug)]
+pub struct Recall {
+    gate: Arc<Gate>,
+    kicks: Vec<Arc<Kick>>,
+}
+
+impl Recall {
+    /// None enters the guest again. Those who wait in the kernel come out when what they wait for is over.
+    pub fn for_good(&self) {
+        self.gate.close();
+        interrupt(&self.kicks);
     }
 }
 
