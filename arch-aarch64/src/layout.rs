@@ -10,7 +10,8 @@
 //!  0x1000_0000  PCI 32-bit windows, 512 MiB shared evenly by the segments
 //!  0x3000_0000  PCI ECAM, 16 MiB (16 buses) per segment, at most 16 segments
 //!  0x4000_0000  RAM
-//!  above RAM    persistent memory, each image at a multiple of 1 GiB
+//!  above RAM    memory that may be plugged, from a multiple of 512 MiB on
+//!  above that   persistent memory, each image at a multiple of 1 GiB
 //!  above that   PCI 64-bit windows, shared evenly by the segments
 //! ```
 //!
@@ -38,6 +39,10 @@ pub const PCI_BUSES_PER_SEGMENT: u8 = 16;
 pub const RAM_GRANULARITY: u64 = 64 * KIB;
 /// The size of an image of persistent memory is a multiple of this: what Linux can give pages of its own to.
 pub const PMEM_GRANULARITY: u64 = 2 * MIB;
+/// Pluggable memory is whole memory blocks of a Linux with pages of 4 KiB, and begins where one of a Linux with pages of
+/// 64 KiB could.
+pub const HOTPLUG_GRANULARITY: u64 = 128 * MIB;
+const HOTPLUG_ALIGNMENT: u64 = 512 * MIB;
 /// Where RAM begins.
 pub const RAM_BASE: Gpa = Gpa(GIB);
 
@@ -150,6 +155,7 @@ pub struct PciSegment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     ram: Window,
+    hotplug: Option<Window>,
     pmem: Vec<Window>,
     vcpus: u8,
     segments: Vec<PciSegment>,
@@ -179,6 +185,18 @@ pub enum LayoutError {
         ipa_bits: u8,
         /// PCI segments asked for.
         segments: u16,
+        /// The most that would fit.
+        most: u64,
+    },
+    /// What may be plugged does not fit between RAM and the 64-bit PCI windows.
+    #[error(
+        "{size} bytes of pluggable memory do not fit: with {ipa_bits} bits of guest physical address, {most} bytes are left for it"
+    )]
+    HotplugTooLarge {
+        /// Bytes asked for.
+        size: u64,
+        /// Bits of guest physical address.
+        ipa_bits: u8,
         /// The most that would fit.
         most: u64,
     },
@@ -235,7 +253,27 @@ impl Layout {
         }
         let ram = Window::new(RAM_BASE.0, ram_size);
         let segments = share_windows(ram.end().0, segments, ipa_bits);
-        Ok(Self { ram, pmem: Vec::new(), vcpus, segments })
+        Ok(Self { ram, hotplug: None, pmem: Vec::new(), vcpus, segments })
+    }
+
+    /// The same map with `size` bytes that may be plugged, or more: [`HOTPLUG_GRANULARITY`].
+    ///
+    /// # Errors
+    /// Says how much could be.
+    pub fn with_hotplug(self, size: u64, ipa_bits: u8) -> Result<Self, LayoutError> {
+        if size == 0 {
+            return Ok(self);
+        }
+        // As many as there were in `new`, so at most 16.
+        let count = self.segments.len() as u16;
+        let limit = space_end(ipa_bits).saturating_sub(u64::from(count) * PCI_MMIO64_MIN_PER_SEGMENT);
+        let window = hotplug_window(self.ram.size(), size).filter(|window| window.end().0 <= limit);
+        let Some(window) = window else {
+            let most = limit.saturating_sub(self.ram.end().0.next_multiple_of(HOTPLUG_ALIGNMENT));
+            return Err(LayoutError::HotplugTooLarge { size, ipa_bits, most });
+        };
+        let segments = share_windows(window.end().0, count, ipa_bits);
+        Ok(Self { hotplug: Some(window), segments, ..self })
     }
 
     /// The same map with an image of persistent memory of each of these sizes, in this order.
@@ -246,7 +284,7 @@ impl Layout {
         // As many as there were in `new`, so at most 16.
         let count = self.segments.len() as u16;
         let limit = space_end(ipa_bits).saturating_sub(u64::from(count) * PCI_MMIO64_MIN_PER_SEGMENT);
-        let mut free = self.ram.end().0.next_multiple_of(GIB);
+        let mut free = self.memory().end().0.next_multiple_of(GIB);
         let mut pmem = Vec::with_capacity(sizes.len());
         for &size in sizes {
             if size == 0 || !size.is_multiple_of(PMEM_GRANULARITY) {
@@ -260,7 +298,7 @@ impl Layout {
             free = window.end().0.next_multiple_of(GIB);
             pmem.push(window);
         }
-        let end = pmem.last().map_or(self.ram.end().0, |last| last.end().0);
+        let end = pmem.last().map_or(self.memory().end().0, |last| last.end().0);
         let segments = share_windows(end, count, ipa_bits);
         Ok(Self { pmem, segments, ..self })
     }
@@ -269,6 +307,19 @@ impl Layout {
     #[must_use]
     pub fn ram(&self) -> Window {
         self.ram
+    }
+
+    /// What may be plugged: one range behind RAM, if any.
+    #[must_use]
+    pub fn hotplug(&self) -> Option<Window> {
+        self.hotplug
+    }
+
+    /// RAM, and what may be plugged, with the gap between them: one range.
+    #[must_use]
+    pub fn memory(&self) -> Window {
+        let end = self.hotplug.unwrap_or(self.ram).end().0;
+        Window::new(RAM_BASE.0, end - RAM_BASE.0)
     }
 
     /// Persistent memory, one range for each image.
@@ -294,6 +345,14 @@ impl Layout {
     pub fn segments(&self) -> &[PciSegment] {
         &self.segments
     }
+}
+
+/// Where `size` bytes may be plugged behind RAM of `ram_size` bytes, or nothing where addresses end before.
+#[must_use]
+pub fn hotplug_window(ram_size: u64, size: u64) -> Option<Window> {
+    let end = RAM_BASE.0.checked_add(ram_size)?;
+    let base = end.checked_next_multiple_of(HOTPLUG_ALIGNMENT)?;
+    Window::checked(base, size.checked_next_multiple_of(HOTPLUG_GRANULARITY)?)
 }
 
 /// The bytes of RAM that fit under `ipa_bits` bits, with the smallest possible 64-bit windows above it.

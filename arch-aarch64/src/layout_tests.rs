@@ -89,6 +89,35 @@ fn persistent_memory_lies_between_ram_and_the_pci_windows() {
 }
 
 #[test]
+fn pluggable_memory_lies_behind_ram_in_blocks_that_any_kernel_has() {
+    for (ram, size, base, bytes) in [
+        (256 * MIB, 2 * MIB, GIB + 512 * MIB, 128 * MIB),
+        (512 * MIB, 128 * MIB, GIB + 512 * MIB, 128 * MIB),
+        (513 * MIB, 129 * MIB, 2 * GIB, 256 * MIB),
+    ] {
+        let layout = Layout::new(ram, 1, 1, 40).unwrap().with_hotplug(size, 40).unwrap();
+        assert_eq!(layout.hotplug(), Some(Window::new(base, bytes)));
+        assert_eq!(layout.memory(), Window::new(GIB, base + bytes - GIB));
+        assert_eq!(layout.ram(), Window::new(GIB, ram));
+        let with_pmem = layout.with_pmem(&[2 * MIB], 40).unwrap();
+        assert!(with_pmem.pmem()[0].base().0 >= base + bytes);
+    }
+    let plain = Layout::new(GIB, 1, 1, 40).unwrap();
+    assert_eq!(plain.clone().with_hotplug(0, 40).unwrap(), plain);
+    assert_eq!(plain.memory(), plain.ram());
+}
+
+#[test]
+fn pluggable_memory_that_cannot_be_placed_is_refused() {
+    let with = |size| Layout::new(GIB, 1, 1, 36).unwrap().with_hotplug(size, 36);
+    let most = 61 * GIB;
+    assert!(with(most).is_ok());
+    for size in [most + 1, u64::MAX] {
+        assert_eq!(with(size), Err(LayoutError::HotplugTooLarge { size, ipa_bits: 36, most }));
+    }
+}
+
+#[test]
 fn persistent_memory_that_cannot_be_placed_is_refused() {
     let with = |sizes: &[u64]| Layout::new(GIB, 1, 1, 36).unwrap().with_pmem(sizes, 36);
     assert_eq!(with(&[0]), Err(LayoutError::PmemUnaligned { size: 0 }));

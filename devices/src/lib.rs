@@ -17,6 +17,8 @@ pub mod blk;
 pub mod console;
 pub mod dirty;
 pub mod hex;
+mod holes;
+pub mod mem;
 pub mod net;
 pub mod pci;
 pub mod pl011;

@@ -35,6 +35,8 @@ pub enum DeviceKind {
     Watchdog,
     /// virtio-balloon.
     Balloon,
+    /// virtio-mem.
+    Mem,
 }
 
 /// A thread of the machine with a table narrower than its process's.
@@ -52,7 +54,7 @@ pub enum ThreadKind {
 
 impl JailKind {
     /// Every kind of process.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Machine,
         Self::Control,
         Self::Mover,
@@ -64,6 +66,7 @@ impl JailKind {
         Self::Device(DeviceKind::Vsock),
         Self::Device(DeviceKind::Watchdog),
         Self::Device(DeviceKind::Balloon),
+        Self::Device(DeviceKind::Mem),
     ];
 }
 
@@ -103,6 +106,7 @@ impl Kind {
             Self::Process(JailKind::Device(DeviceKind::Vsock)) => "vsock",
             Self::Process(JailKind::Device(DeviceKind::Watchdog)) => "watchdog",
             Self::Process(JailKind::Device(DeviceKind::Balloon)) => "balloon",
+            Self::Process(JailKind::Device(DeviceKind::Mem)) => "mem",
             Self::Thread(ThreadKind::Vcpu) => "vcpu",
             Self::Thread(ThreadKind::SerialWriter) => "serial-writer",
             Self::Thread(ThreadKind::Deadline) => "deadline",

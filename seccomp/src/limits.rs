@@ -49,6 +49,7 @@ fn of(kind: JailKind) -> &'static [(Resource, u64)] {
             DeviceKind::Balloon
             | DeviceKind::Blk
             | DeviceKind::Console
+            | DeviceKind::Mem
             | DeviceKind::Rng
             | DeviceKind::Pmem
             | DeviceKind::Watchdog,

@@ -33,6 +33,7 @@ const LATER: &[(&str, &[&str])] = &[
     ),
     ("tcp", &["net/core/failover", "net/net_failover", "net/virtio_net"]),
     ("balloon-modules", &["virtio/virtio_balloon"]),
+    ("mem-modules", &["virtio/virtio_mem"]),
 ];
 
 /// What is to be booted: the body of `vm.create`, and what goes into the initramfs.

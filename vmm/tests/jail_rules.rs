@@ -116,6 +116,11 @@ fn the_balloon_has_no_rule_too_many() {
 }
 
 #[test]
+fn pluggable_memory_has_no_rule_too_many() {
+    device(DeviceKind::Mem);
+}
+
+#[test]
 fn the_mover_has_no_rule_too_many() {
     every_rule_is_needed(JailKind::Mover, mover::run);
 }

@@ -16,10 +16,10 @@ pub struct MemoryConfig {
     /// Whether the host may merge equal pages.
     #[serde(default, deserialize_with = "defaults::or_default")]
     pub mergeable: bool,
-    /// How memory would be added later.
+    /// How memory is added later.
     #[serde(default, deserialize_with = "defaults::or_default")]
     pub hotplug_method: HotplugMethod,
-    /// How much memory may be added later.
+    /// How much memory may be added later, by `vm.resize`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hotplug_size: Option<u64>,
     /// How much memory has been added.
@@ -71,7 +71,7 @@ impl Default for MemoryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum HotplugMethod {
-    /// As ACPI memory devices.
+    /// As ACPI memory devices; here a virtio-mem device does it, too.
     #[default]
     Acpi,
     /// Through a virtio-mem device.

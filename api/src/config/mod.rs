@@ -32,8 +32,8 @@ pub use action::{
     VmSnapshotConfig, ZoneUpdate,
 };
 pub use check::{
-    Balloon, Checked, ConfigError, Cpus, Disk, Fault, Fs, GenericVhostUser, Limits, Memory, Net, Output,
-    Payload, PciPlace, Pmem, Rng, Vsock, check, check_disk, names,
+    Balloon, Checked, ConfigError, Cpus, Disk, Fault, Fs, GenericVhostUser, HOTPLUG_BLOCK, Hotplug, Limits,
+    Memory, Net, Output, Payload, PciPlace, Pmem, Rng, Vsock, check, check_disk, names,
 };
 pub use console::{ConsoleConfig, DebugConsoleConfig, Mode, SerialConfig};
 pub use cpus::{CoreScheduling, CpuAffinity, CpuFeatures, CpuTopology, CpusConfig, MteRequest};

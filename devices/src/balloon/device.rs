@@ -4,12 +4,12 @@ use std::os::fd::OwnedFd;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::pages::Ranges;
 use super::spec::{
     ACTUAL, DEFLATE, F_DEFLATE_ON_OOM, F_FREE_PAGE_HINT, F_REPORTING, F_STATS_VQ, INFLATE, MAX_CHAINS,
     MAX_NUMBERS, PAGE, REPORTING, queue_sizes,
 };
 use super::state::State;
+use crate::holes::Ranges;
 use crate::serve::{Chain, Device, Memory, Progress, Ring, RingFault, Wake, serve_chains};
 use crate::virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 

@@ -2,7 +2,6 @@
 //! the file of its memory. A hole has neither data nor tags, and a page that is touched again is one of zeros.
 
 mod device;
-mod pages;
 mod spec;
 mod state;
 #[cfg(test)]

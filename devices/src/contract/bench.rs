@@ -1,6 +1,7 @@
 //! A device with all its queues, served by hand on the test's own thread: what happens in one turn and what does not is
 //! the test's to say.
 
+use std::ops::Deref;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -104,6 +105,11 @@ impl<D: Device> Bench<D> {
         queue.driver.describe(head + 1, (answer, room, WRITE, 0));
         queue.offer(head);
         answer
+    }
+
+    /// The guest's memory.
+    pub(crate) fn memory(&self) -> impl Deref<Target = Memory> + use<D> {
+        self.memory.memory()
     }
 
     /// The first byte of an answer.

@@ -112,6 +112,8 @@ pub enum DeviceType {
     Balloon,
     /// Socket device (§5.10).
     Vsock,
+    /// Memory that is plugged and unplugged (§5.15).
+    Mem,
     /// File system (§5.11).
     Fs,
     /// Persistent memory (§5.19).
@@ -132,6 +134,7 @@ impl DeviceType {
             Self::Rng,
             Self::Balloon,
             Self::Vsock,
+            Self::Mem,
             Self::Fs,
             Self::Pmem,
             Self::Watchdog,
@@ -148,6 +151,7 @@ impl DeviceType {
             Self::Rng => 4,
             Self::Balloon => 5,
             Self::Vsock => 19,
+            Self::Mem => 24,
             Self::Fs => 26,
             Self::Pmem => 27,
             Self::Watchdog => 35,
@@ -167,7 +171,9 @@ impl DeviceType {
             Self::Block | Self::Fs => [0x01, 0x80, 0x00],
             Self::Console => [0x07, 0x80, 0x00],
             Self::Vsock => [0x02, 0x80, 0x00],
-            Self::Rng | Self::Balloon | Self::Pmem | Self::Watchdog | Self::Other(_) => [0xff, 0x00, 0x00],
+            Self::Rng | Self::Balloon | Self::Mem | Self::Pmem | Self::Watchdog | Self::Other(_) => {
+                [0xff, 0x00, 0x00]
+            }
         }
     }
 }

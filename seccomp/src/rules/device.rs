@@ -27,6 +27,13 @@ pub(super) const BACK_END: &[Rule] = &[
 pub(super) const BALLOON: &[Rule] =
     &[Rule::when(FALLOCATE, &[Is(1, PUNCH_HOLE_KEEP_SIZE)], "pages that the guest gives back are freed")];
 
+/// Memory that is plugged: holes where it no longer is, and notes of what is, by descriptor.
+pub(super) const MEM: &[Rule] = &[
+    Rule::when(FALLOCATE, &[Is(1, PUNCH_HOLE_KEEP_SIZE)], "blocks that are unplugged are freed"),
+    Rule::any(PREAD64, "what a predecessor has noted"),
+    Rule::any(PWRITE64, "what is plugged is noted"),
+];
+
 /// Persistent memory: the image and the memory that is a copy of it, both by descriptor.
 pub(super) const PMEM: &[Rule] = &[
     Rule::any(FDATASYNC, "a flush: what was stored reaches the disk"),

@@ -80,6 +80,9 @@ impl Table {
             Kind::Process(JailKind::Device(DeviceKind::Balloon)) => {
                 &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::BALLOON]
             }
+            Kind::Process(JailKind::Device(DeviceKind::Mem)) => {
+                &[runtime::RUNTIME, runtime::LATE_MEMORY, device::BACK_END, device::IN_FLIGHT, device::MEM]
+            }
             Kind::Thread(ThreadKind::Vcpu) => &[runtime::RUNTIME, runtime::SHARING, vcpu::VCPU],
             Kind::Thread(ThreadKind::SerialWriter) => {
                 &[runtime::RUNTIME, runtime::SHARING, serial_writer::SERIAL_WRITER]

@@ -10,7 +10,7 @@ use crate::serial::talk;
 const KIB: u64 = 1024;
 
 /// KiB that the guest's memory takes on the host.
-fn memory_kib(vm: &Vm) -> u64 {
+pub fn memory_kib(vm: &Vm) -> u64 {
     let machine = vm.monitor.process("machine");
     let fds = machine.descriptors();
     let number = fds.iter().find(|(_, file)| file.contains("granule-ram")).map(|(number, _)| *number);
@@ -18,7 +18,7 @@ fn memory_kib(vm: &Vm) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(path).unwrap()) / 2
 }
 
-fn wait_actual(vm: &Vm, bytes: u64) {
+pub fn wait_actual(vm: &Vm, bytes: u64) {
     let actual = || vm.monitor.info()["memory_actual_size"].as_u64().unwrap();
     let reached = wait::until(wait::LONG, || (actual() == bytes).then_some(()));
     assert!(reached.is_some(), "memory_actual_size is {}, not {bytes}", actual());

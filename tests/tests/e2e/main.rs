@@ -18,6 +18,7 @@ mod hostile;
 mod hotplug;
 mod jail;
 mod lifecycle;
+mod memory;
 mod metrics;
 mod net;
 mod on_demand;

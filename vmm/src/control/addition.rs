@@ -197,6 +197,8 @@ fn without_devices(config: &VmConfig) -> VmConfig {
     bare.generic_vhost_user.clear();
     bare.vsock = None;
     bare.balloon = None;
+    bare.memory.hotplug_size = None;
+    bare.memory.hotplugged_size = None;
     bare.watchdog = false;
     bare.console.mode = Mode::Off;
     bare

@@ -141,6 +141,7 @@ pub fn prepare(
             topology: topology(&checked),
         },
         memory_bytes: checked.memory.size,
+        hotplug_bytes: checked.memory.hotplug.map_or(0, |hotplug| hotplug.size),
         mte: created.mte == MteDecision::On,
         // What comes on demand comes in small pages, and all of it comes.
         huge_pages: checked.memory.thp && late.is_none(),

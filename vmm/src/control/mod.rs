@@ -15,7 +15,6 @@
 
 mod addition;
 mod admission;
-mod balloon;
 mod boot;
 mod children;
 mod console_end;
@@ -38,6 +37,7 @@ mod refusal;
 mod resize;
 mod serial_end;
 mod start;
+mod told_size;
 pub mod transfer;
 mod vm;
 mod watchdog_end;

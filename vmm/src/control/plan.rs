@@ -184,10 +184,10 @@ pub struct Plan {
     pub new_device: Option<NewDevice>,
     /// What it has found: the device that [`Step::Add`] adds.
     pub addition: Option<Box<Addition>>,
-    /// The device that [`Step::Replace`], [`Step::Remove`] or [`Step::Order`] is about.
+    /// The device that [`Step::Replace`], [`Step::Remove`] or [`Step::ConfigChanged`] is about.
     pub device: Option<String>,
-    /// What [`Step::Order`] says.
-    pub order: Vec<u8>,
+    /// What each [`Step::Order`] says, and to which device; that one is the plan's from then on.
+    pub orders: VecDeque<(String, Vec<u8>)>,
     /// The connection that [`Step::Replace`] goes on with; a new process is started where there is none.
     pub socket: Option<OwnedFd>,
     /// What the steps of vm.snapshot and vm.restore hand on.
@@ -210,7 +210,7 @@ impl Plan {
             new_device: None,
             addition: None,
             device: None,
-            order: Vec::new(),
+            orders: VecDeque::new(),
             socket: None,
             transfer: None,
             guest: None,

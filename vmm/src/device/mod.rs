@@ -11,6 +11,7 @@
 mod balloon;
 mod blk;
 mod console;
+mod mem;
 mod net;
 mod pmem;
 mod rate;
@@ -50,6 +51,8 @@ enum Kind {
     Rng(rng::Args),
     /// virtio-balloon: memory that the guest gives back
     Balloon(balloon::Args),
+    /// virtio-mem: memory that is plugged and unplugged
+    Mem(mem::Args),
     /// virtio-pmem: an image as memory
     Pmem(pmem::Args),
     /// virtio-vsock: sockets between guest and host
@@ -155,6 +158,7 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
         Kind::Vsock(args) => vsock::run(args),
         Kind::Watchdog(args) => watchdog::run(args),
         Kind::Balloon(args) => balloon::run(args),
+        Kind::Mem(args) => mem::run(args),
     }
 }
 

@@ -73,13 +73,17 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Allocates `bytes` at guest physical address `base`. Pages come into being when they are touched, or now.
-    pub fn new(base: u64, bytes: u64, kind: MemoryKind) -> Result<Self, MemoryError> {
+    /// Allocates `bytes` at guest physical address `base`, and room for `spare` bytes behind them. Pages come into being when
+    /// they are touched, or now; those of the room only when they are touched.
+    pub fn new(base: u64, bytes: u64, spare: u64, kind: MemoryKind) -> Result<Self, MemoryError> {
+        let touched = bytes;
+        let bytes = bytes.checked_add(spare).ok_or(MemoryError::Range(bytes))?;
         let file = memfd(bytes).map_err(|source| MemoryError::Memfd { bytes, source })?;
         let size = usize::try_from(bytes).map_err(|_| MemoryError::Range(bytes))?;
         let region = MmapRegion::from_file(FileOffset::new(file, 0), size)
             .map_err(|source| MemoryError::Map { bytes, source })?;
-        advise(&region, kind)?;
+        // No longer than the mapping, whose length was checked.
+        advise(&region, touched as usize, kind)?;
         let region = GuestRegionMmap::new(region, GuestAddress(base)).ok_or(MemoryError::Range(bytes))?;
         let memory = GuestMemoryMmap::from_regions(vec![region]).map_err(|_| MemoryError::Range(bytes))?;
         Ok(Self { memory: Arc::new(memory) })
@@ -92,7 +96,7 @@ impl GuestRam {
 }
 
 /// Sets what the kernel may do with the mapping, and touches it if wanted.
-fn advise(region: &MmapRegion<()>, kind: MemoryKind) -> Result<(), MemoryError> {
+fn advise(region: &MmapRegion<()>, touched: usize, kind: MemoryKind) -> Result<(), MemoryError> {
     let huge = if kind.huge_pages { Advice::LinuxHugepage } else { Advice::LinuxNoHugepage };
     // SAFETY: the range is exactly the mapping that `region` owns; the advice keeps its contents.
     let advised = unsafe { madvise(region.as_ptr().cast(), region.size(), huge) };
@@ -104,8 +108,8 @@ fn advise(region: &MmapRegion<()>, kind: MemoryKind) -> Result<(), MemoryError> 
         _ => {}
     }
     if kind.prefault {
-        // SAFETY: as above; the pages are fresh, so touching them for writing changes no contents.
-        unsafe { madvise(region.as_ptr().cast(), region.size(), Advice::LinuxPopulateWrite) }
+        // SAFETY: within the mapping, as above; the pages are fresh, so touching them for writing changes no contents.
+        unsafe { madvise(region.as_ptr().cast(), touched, Advice::LinuxPopulateWrite) }
             .map_err(|errno| MemoryError::Prefault(errno.into()))?;
     }
     Ok(())
@@ -140,7 +144,7 @@ mod tests {
     #[test]
     fn memory_is_shared_through_its_file_and_cannot_be_resized() {
         let ram =
-            GuestRam::new(0x4000_0000, 4 << 20, MemoryKind { huge_pages: false, prefault: true }).unwrap();
+            GuestRam::new(0x4000_0000, 4 << 20, 0, MemoryKind { huge_pages: false, prefault: true }).unwrap();
         ram.memory.write_obj(0x1234_5678u32, GuestAddress(0x4000_1000)).unwrap();
         let region = ram.memory.iter().next().unwrap();
         let file = region.file_offset().unwrap().file();

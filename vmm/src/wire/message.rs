@@ -94,6 +94,8 @@ pub struct BootSpec {
     pub cpus: CpuSpec,
     /// Guest memory in bytes, a multiple of the page size.
     pub memory_bytes: u64,
+    /// Memory that may be plugged while it runs, in bytes.
+    pub hotplug_bytes: u64,
     /// Whether tagged memory is switched on: decided, not "auto".
     pub mte: bool,
     /// Whether the host may use transparent huge pages; never heeded under `mte`.
@@ -249,6 +251,8 @@ pub enum DeviceKind {
     Watchdog,
     /// Memory balloon.
     Balloon,
+    /// Memory that is plugged.
+    Mem,
 }
 
 impl DeviceKind {
@@ -263,6 +267,7 @@ impl DeviceKind {
             Self::Console => "console",
             Self::Watchdog => "watchdog",
             Self::Balloon => "balloon",
+            Self::Mem => "mem",
         }
     }
 }

@@ -24,6 +24,7 @@ pub fn of(kind: DeviceKind, dropped: Option<&str>) -> Result<ExitStatus, Failed>
         DeviceKind::Rng => run(kind, setup("--source /dev/urandom", 1), dropped, one_chain),
         DeviceKind::Watchdog => run(kind, setup("--timeout 0", 1), dropped, one_chain),
         DeviceKind::Balloon => run(kind, setup("--size 4096", 2), dropped, balloon),
+        DeviceKind::Mem => pluggable(dropped),
         DeviceKind::Console => console(dropped),
         DeviceKind::Net => net(dropped),
         DeviceKind::Pmem => pmem(dropped),
@@ -59,6 +60,24 @@ fn balloon(bench: &mut Bench) -> Result<(), Failed> {
     let page = u32::try_from((super::bench::RAM + BUFFERS + 0x1_0000) / 4096).unwrap();
     bench.put(&page.to_le_bytes(), BUFFERS);
     bench.ask(0, &[(BUFFERS, 4, false)])
+}
+
+/// A block is plugged, noted by a predecessor as well, and unplugged.
+fn pluggable(dropped: Option<&str>) -> Result<ExitStatus, Failed> {
+    let block = super::bench::RAM + BUFFERS + 0x1_0000;
+    let words = format!("--notes-fd {OWN} --address {block} --block 4096 --size 8192 --requested 8192");
+    // The second of its two blocks is plugged.
+    let notes = memfd(33);
+    std::os::unix::fs::FileExt::write_all_at(&notes, &[2], 32).unwrap();
+    let setup = Setup { passed: vec![notes.into()], ..setup(&words, 1) };
+    run(DeviceKind::Mem, setup, dropped, |bench| {
+        for (kind, at) in [(0u16, block), (1, block + 4096)] {
+            let head = [kind.to_le_bytes().to_vec(), vec![0; 6]].concat();
+            bench.put(&[head, at.to_le_bytes().to_vec(), vec![1, 0, 0, 0, 0, 0, 0, 0]].concat(), BUFFERS);
+            bench.ask(0, &[(BUFFERS, 24, false), (BUFFERS + 0x1000, 10, true)])?;
+        }
+        Ok(())
+    })
 }
 
 /// Read, write, flush, discard, zeroes, a new size.

@@ -4,8 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Fault};
-use super::{Cpus, Limits, Memory, Payload};
-use crate::config::{CpuTopology, CpusConfig, MemoryConfig, PayloadConfig};
+use super::{Cpus, HOTPLUG_BLOCK, Hotplug, Limits, Memory, Payload};
+use crate::config::{CpuTopology, CpusConfig, HotplugMethod, MemoryConfig, PayloadConfig};
 
 /// arm64's COMMAND_LINE_SIZE less the NUL at its end; the kernel cuts off what is longer.
 const MAX_CMDLINE: usize = 2047;
@@ -75,7 +75,35 @@ pub(super) fn memory(raw: &MemoryConfig, phys_bits: u8, limits: &Limits) -> Resu
     if value > limit {
         return at_fault(Fault::TooMuch { value, what: "the guest's address space has room for", limit });
     }
-    Ok(Memory { size: value, prefault: raw.prefault, thp: raw.thp, reserve: raw.reserve })
+    let hotplug = hotplug(raw, limits, limit - value)?;
+    Ok(Memory { size: value, prefault: raw.prefault, thp: raw.thp, reserve: raw.reserve, hotplug })
+}
+
+/// What may be plugged, by virtio-mem whatever the method: there is no ACPI. Clients send a size with every VM, up to the
+/// memory of the host and of any granularity, and mean ACPI; who asks for virtio-mem means these very bytes.
+fn hotplug(raw: &MemoryConfig, limits: &Limits, room: u64) -> Result<Option<Hotplug>, ConfigError> {
+    let (asked, plugged) = (raw.hotplug_size.unwrap_or(0), raw.hotplugged_size.unwrap_or(0));
+    let whole = |value: u64| value / HOTPLUG_BLOCK * HOTPLUG_BLOCK;
+    let size = match raw.hotplug_method {
+        // Half of the addresses that RAM leaves are for PCI, and for images.
+        HotplugMethod::Acpi => whole(asked.min(limits.host_memory).min(room / 2)),
+        HotplugMethod::VirtioMem => asked,
+    };
+    for (field, value) in [("memory.hotplug_size", size), ("memory.hotplugged_size", plugged)] {
+        if value != whole(value) {
+            let text = format!("{value} is not a multiple of 2 MiB");
+            return Err(ConfigError::new(field, Fault::Contradiction(text)));
+        }
+    }
+    if size > limits.host_memory {
+        let fault = Fault::TooMuch { value: size, what: "the host has", limit: limits.host_memory };
+        return Err(ConfigError::new("memory.hotplug_size", fault));
+    }
+    if plugged > size {
+        let fault = Fault::TooMuch { value: plugged, what: "memory.hotplug_size", limit: size };
+        return Err(ConfigError::new("memory.hotplugged_size", fault));
+    }
+    Ok((size > 0).then_some(Hotplug { size, plugged }))
 }
 
 pub(super) fn payload(raw: &PayloadConfig) -> Result<Payload, ConfigError> {

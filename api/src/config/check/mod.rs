@@ -117,7 +117,22 @@ pub struct Memory {
     pub thp: bool,
     /// Whether the host sets memory aside for the whole guest.
     pub reserve: bool,
+    /// Memory that may be plugged while the guest runs.
+    #[serde(default)]
+    pub hotplug: Option<Hotplug>,
 }
+
+/// Memory that may be plugged, checked; both in bytes, and whole blocks of [`HOTPLUG_BLOCK`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hotplug {
+    /// How much may be, more than 0.
+    pub size: u64,
+    /// How much is to be, `size` at the most.
+    pub plugged: u64,
+}
+
+/// What is plugged and unplugged at once.
+pub const HOTPLUG_BLOCK: u64 = 2 << 20;
 
 /// What is booted, checked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

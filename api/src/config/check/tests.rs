@@ -1,6 +1,6 @@
 //! Every fault that a configuration can have, and what is said about it.
 
-use super::{Limits, Output, check};
+use super::{Hotplug, Limits, Output, check};
 use crate::config::{MteRequest, VmConfig};
 use crate::json;
 
@@ -172,6 +172,32 @@ fn persistent_memory_is_an_image_that_one_may_write_to_or_not() {
     let good = with(r#""pmem":[{"file":"/a","size":2097152,"readonly":true}]"#);
     let checked = check(&parsed(&good), &LIMITS).unwrap();
     assert_eq!((checked.pmem[0].size, checked.pmem[0].read_only), (Some(2 << 20), true));
+}
+
+#[test]
+fn pluggable_memory_is_whole_blocks_that_the_host_has() {
+    let memory = |more: &str| with(&format!(r#""memory":{{"size":1073741824,{more}}}"#));
+    let mem = |size: u64, plugged: u64| {
+        memory(&format!(r#""hotplug_method":"VirtioMem","hotplug_size":{size},"hotplugged_size":{plugged}"#))
+    };
+    assert_eq!(refusal(&mem(4096, 0)), "memory.hotplug_size: 4096 is not a multiple of 2 MiB");
+    assert_eq!(refusal(&mem(4 << 20, 1)), "memory.hotplugged_size: 1 is not a multiple of 2 MiB");
+    assert_eq!(
+        refusal(&mem(9 << 30, 0)),
+        "memory.hotplug_size: 9663676416 bytes are more than the host has (8589934592 bytes)"
+    );
+    assert_eq!(
+        refusal(&mem(2 << 20, 4 << 20)),
+        "memory.hotplugged_size: 4194304 bytes are more than memory.hotplug_size (2097152 bytes)"
+    );
+    let hotplug = |body: &str| check(&parsed(body), &LIMITS).unwrap().memory.hotplug;
+    assert_eq!(hotplug(&mem(0, 0)), None);
+    assert_eq!(hotplug(&mem(4 << 20, 2 << 20)), Some(Hotplug { size: 4 << 20, plugged: 2 << 20 }));
+    // What clients send idly is taken as far as it goes.
+    let idle = |size: u64| hotplug(&memory(&format!(r#""hotplug_size":{size}"#))).map(|hotplug| hotplug.size);
+    assert_eq!(idle(4095), None);
+    assert_eq!(idle((1 << 30) + 1), Some(1 << 30));
+    assert_eq!(idle(u64::MAX), Some(8 << 30));
 }
 
 #[test]

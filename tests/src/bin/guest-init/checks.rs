@@ -7,6 +7,7 @@ pub mod cpus;
 pub mod disk;
 pub mod fs;
 pub mod heap;
+pub mod memory;
 pub mod mte;
 pub mod nic;
 pub mod pci;
@@ -33,6 +34,8 @@ pub fn report(name: &str) -> bool {
         "clock" => clock::look(),
         "cpus" => cpus::look(),
         "heap" => heap::look(),
+        "memory" => memory::look(),
+        "memory-tags" => memory::tags(),
         "mte" => mte::look(),
         "pci" => pci::look(),
         "rng" => rng::look(),
@@ -48,6 +51,7 @@ pub fn report(name: &str) -> bool {
             Some(("pmem", words)) => pmem::look(words),
             Some(("hostile", words)) => hostile::look(words),
             Some(("balloon", words)) => balloon::wait(words),
+            Some(("memory", words)) => memory::wait(words),
             Some(("nic", name)) => nic::look(name),
             _ => Err("no check of this name".to_owned()),
         },

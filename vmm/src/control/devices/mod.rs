@@ -9,6 +9,7 @@ mod balloon;
 mod disk;
 mod external;
 mod ids;
+mod mem;
 mod net;
 mod pmem;
 mod rng;
@@ -29,6 +30,7 @@ use crate::wire::DeviceKind;
 
 pub use external::{External, targets};
 pub use ids::{Ids, taken};
+pub use mem::ID as MEM_ID;
 
 /// Why a device could not be planned.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,12 @@ pub enum PlanError {
         #[source]
         source: io::Error,
     },
+    /// Where a device process keeps its notes.
+    #[error("memory.hotplug_size: there is nowhere to note what is plugged")]
+    Notes(#[source] io::Error),
+    /// The address space ends before.
+    #[error("memory.hotplug_size: the address space has no room for it")]
+    NoRoom,
 }
 
 /// A device of the configuration, ready to be given to `machine`.
@@ -146,7 +154,7 @@ fn bucket_text(TokenBucket { size, one_time_burst, refill_time }: TokenBucket) -
 /// Plans all devices of a configuration, in the order of their slots; ids that they are given are written to `config`.
 ///
 /// The order is Cloud Hypervisor's, which clients know `/dev/vda` by: console, disks, network, entropy, persistent
-/// memory, shared directories, sockets, balloon, watchdog.
+/// memory, shared directories, sockets, pluggable memory, balloon, watchdog.
 pub fn plan(
     config: &mut VmConfig,
     checked: &Checked,
@@ -179,6 +187,7 @@ pub fn plan(
     if let Some(vsock) = &checked.vsock {
         devices.push(Device::Ours(vsock::plan(config, vsock, ids)?));
     }
+    devices.extend(mem::plan(&checked.memory)?.map(Device::Ours));
     devices.extend(balloon::plan(config, checked.balloon.as_ref(), ids).map(Device::Ours));
     Ok(devices)
 }

@@ -110,7 +110,7 @@ impl Driver {
         };
         let steps = [Step::Order, Step::ConfigChanged];
         let mut plan = Plan::new("console resize", steps, Audience::Log);
-        (plan.device, plan.order) = (Some(id), window.order().to_vec());
+        plan.orders.push_back((id, window.order().to_vec()));
         self.queue_for_guest(plan);
     }
 

@@ -11,14 +11,15 @@ use tokio::sync::oneshot;
 
 use super::super::addition::NewDevice;
 use super::super::admission::{Verb, Verdict, admit};
-use super::super::balloon;
 use super::super::counters;
 use super::super::create;
+use super::super::devices::MEM_ID;
 use super::super::info;
 use super::super::metrics::Known;
 use super::super::plan::{Audience, Plan, Step};
 use super::super::refusal::refusal;
-use super::super::resize;
+use super::super::resize::{self, SizeOrder};
+use super::super::told_size::told_size;
 use super::super::vm::Vm;
 use super::Driver;
 use super::hotplug::ADD;
@@ -149,19 +150,22 @@ impl Driver {
         });
     }
 
-    /// vm.info; where there is a balloon, its process is asked what the guest has given back, beside the driver.
+    /// vm.info; where memory can be plugged or given back, the process is asked how much is, beside the driver.
     fn tell_info(&self, request: Request) {
         let Some(mut info) = info::info(&self.vm, self.fill.as_ref()) else {
             request.answer(Err(ApiError::not_created()));
             return;
         };
         let id = info.config.balloon.as_ref().and_then(|balloon| balloon.id.as_deref());
-        let Some(orders) = id.and_then(|id| self.children.orders(id)) else {
+        let balloon = id.and_then(|id| self.children.orders(id));
+        let plugged = self.children.orders(MEM_ID);
+        if balloon.is_none() && plugged.is_none() {
             request.answer(Reply::json(&info));
             return;
-        };
+        }
         tokio::spawn(async move {
-            info.memory_actual_size = info.memory_actual_size.saturating_sub(balloon::given(&orders).await);
+            let (more, less) = tokio::join!(told_size(plugged.as_ref()), told_size(balloon.as_ref()));
+            info.memory_actual_size = info.memory_actual_size.saturating_add(more).saturating_sub(less);
             request.answer(Reply::json(&info));
         });
     }
@@ -176,21 +180,22 @@ impl Driver {
         Ok(())
     }
 
-    /// vm.resize: of the balloon. What is to stay as it is may be said, too.
+    /// vm.resize: of the balloon, and of memory that can be plugged. What is to stay as it is may be said, too.
     fn resize(&mut self, body: VmResize, reply: oneshot::Sender<Result<Reply, ApiError>>) {
         let resized = self.vm.created_mut().ok_or_else(ApiError::not_created);
-        let resized = resized.and_then(|created| resize::live(&mut created.config, body));
+        let resized = resized.and_then(|created| resize::live(created, body));
         match resized {
-            Ok(Some((id, size))) => {
-                self.children.amend(&id, "--size", size.to_string());
-                let steps = [Step::Order, Step::ConfigChanged];
+            // A client that hung up does not want to know.
+            Ok(orders) if orders.is_empty() => drop(reply.send(Ok(Reply::Empty204))),
+            Ok(orders) => {
+                let steps = orders.iter().flat_map(|_| [Step::Order, Step::ConfigChanged]);
                 let mut plan = Plan::new("resize", steps, Audience::Client(reply, Reply::Empty204));
-                plan.device = Some(id);
-                plan.order = size.to_string().into_bytes();
+                for SizeOrder { id, flag, size } in orders {
+                    self.children.amend(&id, flag, size.to_string());
+                    plan.orders.push_back((id, size.to_string().into_bytes()));
+                }
                 self.begin(plan);
             }
-            // A client that hung up does not want to know.
-            Ok(None) => drop(reply.send(Ok(Reply::Empty204))),
             Err(error) => drop(reply.send(Err(error))),
         }
     }
@@ -204,8 +209,7 @@ impl Driver {
         }
         let steps = [Step::Order, Step::ConfigChanged];
         let mut plan = Plan::new("resize-disk", steps, Audience::Client(reply, Reply::Empty204));
-        plan.device = Some(body.id.clone());
-        plan.order = format!("resize {}", body.desired_size).into_bytes();
+        plan.orders.push_back((body.id.clone(), format!("resize {}", body.desired_size).into_bytes()));
         self.begin(plan);
     }
 }

@@ -73,8 +73,9 @@ impl Driver {
             | Step::Finish => return self.start_transfer(step, plan),
             Step::Replace => return self.start_replacement(plan),
             Step::Order => {
-                let id = plan.device.clone().unwrap_or_default();
-                return self.order(&id, std::mem::take(&mut plan.order), None);
+                let (id, order) = plan.orders.pop_front().unwrap_or_default();
+                plan.device = Some(id.clone());
+                return self.order(&id, order, None);
             }
             Step::ConfigChanged => {
                 let id = plan.device.clone().unwrap_or_default();

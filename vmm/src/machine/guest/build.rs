@@ -32,6 +32,9 @@ pub enum BuildError {
     /// The memory map.
     #[error("memory.size")]
     Layout(#[from] LayoutError),
+    /// Where memory may be plugged.
+    #[error("memory.hotplug_size")]
+    Hotplug(#[source] LayoutError),
     /// Guest memory.
     #[error("memory.size")]
     Memory(#[from] MemoryError),
@@ -84,6 +87,7 @@ impl BuildError {
     pub fn blame(&self) -> Blame {
         match self {
             Self::Layout(_)
+            | Self::Hotplug(_)
             | Self::PmemLayout(_)
             | Self::Region(RegionError::Short { .. })
             | Self::Kernel(_)
@@ -115,6 +119,7 @@ impl Guest {
         let kvm = host.kvm();
         let ipa_bits = usable_ipa_bits(kvm, spec.cpus.max_phys_bits);
         let layout = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
+        let layout = layout.with_hotplug(spec.hotplug_bytes, ipa_bits).map_err(BuildError::Hotplug)?;
         let layout =
             layout.with_pmem(&regions::sizes(&spec.devices), ipa_bits).map_err(BuildError::PmemLayout)?;
         let StartSpec::Kernel { kernel, initramfs, cmdline } = &spec.start else {
@@ -207,7 +212,8 @@ pub(super) fn memory(spec: &BootSpec, layout: &Layout) -> Result<(GuestRam, Memo
     let kind = MemoryKind { huge_pages: spec.huge_pages && !spec.mte, prefault: spec.prefault };
     granule_jail::huge_pages(kind.huge_pages)
         .map_err(|source| BuildError::Host { what: "set the use of huge pages", source })?;
-    let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), kind)?;
+    let spare = layout.memory().size() - layout.ram().size();
+    let ram = GuestRam::new(layout.ram().base().0, layout.ram().size(), spare, kind)?;
     Ok((ram, kind))
 }
 

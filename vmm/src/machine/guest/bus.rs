@@ -285,7 +285,7 @@ impl Builder {
         }
         let memory = match &spec.served {
             // What it is given it may free: an image is not the guest's to empty.
-            Served::Ours(DeviceKind::Balloon) => self.ram.clone(),
+            Served::Ours(DeviceKind::Balloon | DeviceKind::Mem) => self.ram.clone(),
             Served::Ours(_) => self.memory.clone(),
             Served::Outside(_) => self.outsiders.clone(),
         };
@@ -339,6 +339,8 @@ fn vectors_of(spec: &DeviceSpec) -> u16 {
 
 fn expected(spec: &DeviceSpec) -> Expected {
     let (config_size, config) = match &spec.served {
+        // What is plugged is a part of it, and changes by every request of the guest's.
+        Served::Ours(DeviceKind::Mem) => (config_size(DeviceKind::Mem), ConfigSource::OnDemand),
         Served::Ours(kind) => (config_size(*kind), ConfigSource::Read),
         Served::Outside(device) => match &device.config {
             OutsideConfig::OnDemand => (MAX_CONFIG, ConfigSource::OnDemand),
@@ -364,6 +366,7 @@ fn config_size(kind: DeviceKind) -> usize {
         DeviceKind::Pmem => pmem::CONFIG_SIZE,
         DeviceKind::Vsock => granule_devices::vsock::CONFIG_SIZE,
         DeviceKind::Balloon => granule_devices::balloon::CONFIG_SIZE,
+        DeviceKind::Mem => granule_devices::mem::CONFIG_SIZE,
     }
 }
 
@@ -384,6 +387,7 @@ fn type_of(kind: DeviceKind) -> DeviceType {
         DeviceKind::Vsock => DeviceType::Vsock,
         DeviceKind::Watchdog => DeviceType::Watchdog,
         DeviceKind::Balloon => DeviceType::Balloon,
+        DeviceKind::Mem => DeviceType::Mem,
     }
 }
 

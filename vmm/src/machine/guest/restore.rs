@@ -134,6 +134,7 @@ impl Guest {
         let shape = shape(&mut reader, spec, host)?;
         let layout =
             Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, shape.ipa_bits)?;
+        let layout = layout.with_hotplug(spec.hotplug_bytes, shape.ipa_bits).map_err(BuildError::Hotplug)?;
         let states = (0..shape.vcpus).map(|vcpu| take(&mut reader, state::VCPU, &vcpu.to_string()));
         let states = states.collect::<Result<Vec<VcpuState>, _>>()?;
         let devices = spec.devices.iter().map(|device| {

@@ -37,6 +37,9 @@ pub const VIRTIO: &str = "virtio";
 pub struct Shape {
     pub vcpus: u8,
     pub memory_bytes: u64,
+    /// What may be plugged; snapshots from before there was such a thing have none.
+    #[serde(default)]
+    pub hotplug_bytes: u64,
     pub pci_segments: u16,
     pub serial: bool,
     /// Bits of guest physical address.
@@ -53,6 +56,7 @@ impl Shape {
         Self {
             vcpus: spec.cpus.count,
             memory_bytes: spec.memory_bytes,
+            hotplug_bytes: spec.hotplug_bytes,
             pci_segments: spec.pci_segments,
             serial: spec.serial != SerialSpec::Off,
             ipa_bits: 0,
@@ -67,6 +71,7 @@ impl Shape {
         let differences = [
             (self.vcpus != wanted.vcpus, "cpus.boot_vcpus"),
             (self.memory_bytes != wanted.memory_bytes, "memory.size"),
+            (self.hotplug_bytes != wanted.hotplug_bytes, "memory.hotplug_size"),
             (self.pci_segments != wanted.pci_segments, "platform.num_pci_segments"),
             (self.serial != wanted.serial, "serial.mode"),
             ((self.mte_level > 0) != spec.mte, "cpus.features.mte"),

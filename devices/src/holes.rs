@@ -14,7 +14,7 @@ use crate::sys::page_size;
 
 /// Guest-physical ranges that adjoin, brought together before the kernel is asked.
 #[derive(Debug, Default)]
-pub(super) struct Ranges(Vec<Range<u64>>);
+pub(crate) struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
     /// Adds a range.
