@@ -79,6 +79,11 @@ pub fn is_loaded(memory: &File) -> io::Result<bool> {
     Ok(memory.metadata()?.permissions().mode() & 0o200 == 0)
 }
 
+/// Has `memory` count as loaded, whatever it holds: it gets its contents from somebody else than [`load`].
+pub fn mark_loaded(memory: &File) -> io::Result<()> {
+    memory.set_permissions(Permissions::from_mode(LOADED))
+}
+
 /// Fills the beginning of `memory`, fresh and of at least `size` bytes, with as much of `image`; what has been filled
 /// already is left as it is.
 pub fn load(image: &File, memory: &File, size: u64) -> Result<(), LoadError> {
@@ -97,7 +102,7 @@ pub fn load(image: &File, memory: &File, size: u64) -> Result<(), LoadError> {
     if Identity::of(image).map_err(read(0))? != identity {
         return Err(LoadError::Changed);
     }
-    memory.set_permissions(Permissions::from_mode(LOADED)).map_err(LoadError::Memory)
+    mark_loaded(memory).map_err(LoadError::Memory)
 }
 
 /// Where there is data at or behind `at`.

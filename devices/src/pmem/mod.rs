@@ -27,7 +27,7 @@ use std::error::Error;
 
 pub use cache::{CacheFile, Held};
 pub use device::PmemDevice;
-pub use load::{Identity, LoadError, is_loaded, load};
+pub use load::{Identity, LoadError, is_loaded, load, mark_loaded};
 pub use spec::{CONFIG_SIZE, config};
 pub use state::Medium;
 pub use writeback::WriteBack;

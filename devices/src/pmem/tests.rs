@@ -41,7 +41,7 @@ fn a_copy_is_written_back_before_the_flush_is_answered() {
     let (image, memory) = &*FILES;
     let mut rig = Rig::start(|| {
         let (image, memory) = (FILES.0.try_clone().unwrap(), FILES.1.try_clone().unwrap());
-        PmemDevice::new(Medium::Copied(WriteBack::new(image, memory, IMAGE)), IMAGE)
+        PmemDevice::new(Medium::Copied(WriteBack::new(image, memory, IMAGE, false)), IMAGE)
     });
     rig.start_queue(0);
     for round in 1..20u8 {

@@ -11,7 +11,8 @@
 //! asked. It is read through its file, where a hole reads as zeros and stays one.
 //!
 //! A store that happened before the flush was asked for is in what is read, and a later one changes the hash the next
-//! time. Chunks are read whole before they are hashed and written, so a store meanwhile changes neither.
+//! time. Of memory that comes out of a snapshot the holes are looked at, too, the first time: the image may have been
+//! written to since, and zeros are as good as anything else that the guest has flushed. Chunks are read whole before they are hashed and written, so a store meanwhile changes neither.
 
 use std::fs::File;
 use std::io;
@@ -41,14 +42,17 @@ pub struct WriteBack {
     hashes: Vec<u64>,
     /// How far the flush under way has come.
     at: u64,
+    /// Holes of memory may be something else in the image.
+    whole: bool,
     chunk: Box<[u8; CHUNK]>,
     other: Box<[u8; CHUNK]>,
     written: u64,
 }
 
 impl WriteBack {
-    /// Copies of `size` bytes, of which nothing is known yet.
-    pub fn new(image: File, memory: File, size: u64) -> Self {
+    /// Copies of `size` bytes, of which nothing is known yet but that what is a hole in memory is zero in the image;
+    /// `whole`: not even that.
+    pub fn new(image: File, memory: File, size: u64, whole: bool) -> Self {
         // The size is that of memory which exists, and was mapped.
         let chunks = usize::try_from(size.div_ceil(CHUNK as u64)).unwrap_or(usize::MAX);
         let buffer = || Box::new([0; CHUNK]);
@@ -58,6 +62,7 @@ impl WriteBack {
             size,
             hashes: vec![0; chunks],
             at: 0,
+            whole,
             chunk: buffer(),
             other: buffer(),
             written: 0,
@@ -79,6 +84,7 @@ impl WriteBack {
     pub(super) fn flush_some(&mut self) -> Option<io::Result<()>> {
         let ended = self.look_at_some().transpose()?;
         self.at = 0;
+        self.whole &= ended.is_err();
         trace!(bytes = self.written, "written back so far");
         Some(ended.and_then(|()| sync(&self.image)))
     }
@@ -106,8 +112,11 @@ impl WriteBack {
         Ok(())
     }
 
-    /// The next chunk, from where the flush is, that is not all hole.
+    /// The next chunk, from where the flush is, that has to be looked at: one that is not all hole.
     fn next_chunk(&self) -> io::Result<Option<u64>> {
+        if self.whole {
+            return Ok((self.at < self.size).then_some(self.at / CHUNK as u64));
+        }
         match rustix::fs::seek(&self.memory, SeekFrom::Data(self.at)) {
             Ok(data) if data < self.size => Ok(Some(data / CHUNK as u64)),
             Ok(_) | Err(Errno::NXIO) => Ok(None),
@@ -164,7 +173,7 @@ mod tests {
 
     fn pair() -> (File, File, WriteBack) {
         let (image, memory) = (file(), file());
-        let copy = WriteBack::new(image.try_clone().unwrap(), memory.try_clone().unwrap(), SIZE);
+        let copy = WriteBack::new(image.try_clone().unwrap(), memory.try_clone().unwrap(), SIZE, false);
         (image, memory, copy)
     }
 
@@ -227,9 +236,20 @@ mod tests {
         for chunk in 0..size / CHUNK as u64 {
             memory.write_all_at(&[1], chunk * CHUNK as u64).unwrap();
         }
-        let mut copy = WriteBack::new(image, memory, size);
+        let mut copy = WriteBack::new(image, memory, size, false);
         assert!(copy.flush_some().is_none());
         assert!(copy.flush_some().is_some());
+    }
+
+    #[test]
+    fn memory_out_of_a_snapshot_counts_with_its_holes() {
+        let (image, memory, _) = pair();
+        image.write_all_at(&[7; 1 << 20], 1 << 20).unwrap();
+        memory.write_all_at(&[5; PAGE], 0).unwrap();
+        let mut copy = WriteBack::new(image.try_clone().unwrap(), memory.try_clone().unwrap(), SIZE, true);
+        flush(&mut copy).unwrap();
+        assert!(contents(&image) == contents(&memory));
+        assert!(!copy.whole, "from now on holes are zero in the image");
     }
 
     #[test]
@@ -247,7 +267,7 @@ mod tests {
         let (image, memory, mut copy) = pair();
         memory.write_all_at(&[5; 1 << 20], 1 << 20).unwrap();
         flush(&mut copy).unwrap();
-        let mut successor = WriteBack::new(image, memory, SIZE);
+        let mut successor = WriteBack::new(image, memory, SIZE, false);
         flush(&mut successor).unwrap();
         assert_eq!(successor.written(), 0);
     }

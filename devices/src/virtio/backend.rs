@@ -79,6 +79,11 @@ pub trait VirtioBackend: Send {
     /// index of the available ring from which it is to go on.
     fn stop(&mut self) -> Result<Vec<(u16, u16)>, Fault>;
 
+    /// Whether it can say what it remembers beyond the queues ([`Self::save`]).
+    fn keeps_state(&self) -> bool {
+        true
+    }
+
     /// What it remembers beyond the queues, once it is stopped; at most [`MAX_STATE`] bytes.
     fn save(&mut self) -> Result<Vec<u8>, Fault> {
         Ok(Vec::new())

@@ -19,14 +19,14 @@ use crate::guest;
 use crate::serial::talk;
 
 /// A share as Kata Containers asks for it, on the second segment.
-fn with_share(socket: &str) -> Guest {
+pub fn with_share(socket: &str) -> Guest {
     let fs = json!([{"tag": "kataShared", "socket": socket, "num_queues": 1, "queue_size": 1024,
                      "pci_segment": 1}]);
     guest().set("/fs", fs).set("/platform", json!({"num_pci_segments": 2}))
 }
 
 /// Files small, large, empty and many, with names that need care.
-fn plant(folder: &Folder) {
+pub fn plant(folder: &Folder) {
     let file = |name: &str| folder.file(name);
     fs::create_dir_all(file("a/b/c")).unwrap();
     fs::write(file("empty"), "").unwrap();

@@ -171,19 +171,19 @@ fn before_boot_the_configuration_changes_and_nothing_else() {
 }
 
 /// Adds a disk to a guest that runs, and answers what it became.
-fn add(vm: &Vm, disk: &Value) -> Value {
+pub fn add(vm: &Vm, disk: &Value) -> Value {
     let answer = vm.monitor.send("vm.add-disk", disk);
     assert_eq!(answer.code, 200, "{answer:?}; {}", vm.monitor.errors());
     answer.json()
 }
 
-fn remove(vm: &Vm, id: &str) {
+pub fn remove(vm: &Vm, id: &str) {
     let answer = vm.monitor.send("vm.remove-device", &json!({"id": id}));
     assert_eq!(answer.code, 204, "{answer:?}; {}", vm.monitor.errors());
 }
 
 /// Waits until the guest has let go: Linux takes five seconds to think it over.
-fn wait_removed(vm: &Vm, id: &str) {
+pub fn wait_removed(vm: &Vm, id: &str) {
     let removed = || {
         let events = vm.monitor.events().all();
         events.iter().any(|e| e.name() == "virtio-device:removed" && e.properties["id"] == id).then_some(())
@@ -194,7 +194,7 @@ fn wait_removed(vm: &Vm, id: &str) {
 }
 
 /// Waits until the guest has these disks, and answers what it says of them.
-fn wait_disks(session: &mut Session, wanted: &[&str]) -> Value {
+pub fn wait_disks(session: &mut Session, wanted: &[&str]) -> Value {
     let mut last = Value::Null;
     let found = wait::until(wait::LONG, || {
         last = session.check("disk:list");

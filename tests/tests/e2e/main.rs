@@ -26,6 +26,7 @@ mod pmem;
 mod selftests;
 mod serial;
 mod snapshot;
+mod snapshot_devices;
 mod snapshot_live;
 mod vsock;
 mod watchdog;

@@ -29,7 +29,7 @@ fn start(tap: &str, network: u8, vcpus: u32, more: &Value) -> (Vm, Session) {
     (vm, session)
 }
 
-fn address(network: u8) -> String {
+pub fn address(network: u8) -> String {
     format!("10.9.{network}.2")
 }
 
@@ -51,7 +51,7 @@ fn send(mut stream: &TcpStream, seed: u64, bytes: u64) {
 }
 
 /// Everything that is sent comes back.
-fn echoes(network: u8, seed: u64, bytes: u64) {
+pub fn echoes(network: u8, seed: u64, bytes: u64) {
     let stream = command(network, "echo");
     let sender = stream.try_clone().unwrap();
     let sending = std::thread::spawn(move || {

@@ -21,7 +21,7 @@ use crate::snapshot::{KILLED, goes_on, keeping, snapshot, url};
 /// How often a restore is tried that is to be caught while pages are missing.
 const TRIES: usize = 20;
 
-fn restore(monitor: Monitor, path: &str) -> (Vm, Session) {
+pub fn restore(monitor: Monitor, path: &str) -> (Vm, Session) {
     let file = format!("{path}/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
     config["serial"]["socket"] = monitor.folder().file("serial.sock").into();
@@ -48,7 +48,7 @@ fn wait_settled(monitor: &Monitor) -> Value {
 }
 
 /// Every page is there: the event tells, the mover is gone, nobody is registered any more.
-fn complete(monitor: &Monitor) {
+pub fn complete(monitor: &Monitor) {
     let progress = wait_settled(monitor);
     assert_eq!(progress["state"], "Complete", "{progress}");
     assert_eq!(progress["done"], progress["pages"], "{progress}");

@@ -15,23 +15,23 @@ use crate::guest;
 use crate::serial::talk;
 
 /// Bytes of the one file in an image.
-const DATA: u64 = 8 * MIB;
-const IMAGE: u64 = 32 * MIB;
+pub const DATA: u64 = 8 * MIB;
+pub const IMAGE: u64 = 32 * MIB;
 const EINVAL: i32 = 22;
 
 /// Images in a folder of their own.
-struct Images(Folder);
+pub struct Images(Folder);
 
 impl Images {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(Folder::new())
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn empty(&self, name: &str, length: u64) -> String {
+    pub fn empty(&self, name: &str, length: u64) -> String {
         File::create(self.path(name)).unwrap().set_len(length).unwrap();
         self.0.file(name)
     }
@@ -46,7 +46,7 @@ impl Images {
     }
 
     /// What the image holds.
-    fn bytes(&self, name: &str) -> Vec<u8> {
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
         std::fs::read(self.path(name)).unwrap()
     }
 }

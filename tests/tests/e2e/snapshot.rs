@@ -24,12 +24,18 @@ pub fn snapshot(monitor: &Monitor, path: &str) {
     assert_eq!(answer.code, 204, "{answer:?}; {}", monitor.errors());
 }
 
-/// Edits `config.json` as a runtime does: the serial port's socket is elsewhere.
-pub fn move_serial(monitor: &Monitor, path: &str) {
+/// Edits `config.json` as a runtime does.
+pub fn edit_config(path: &str, change: impl FnOnce(&mut Value)) {
     let file = format!("{path}/config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    config["serial"]["socket"] = monitor.folder().file("serial.sock").into();
+    change(&mut config);
     fs::write(&file, config.to_string()).unwrap();
+}
+
+/// The serial port's socket is elsewhere.
+pub fn move_serial(monitor: &Monitor, path: &str) {
+    let socket = monitor.folder().file("serial.sock");
+    edit_config(path, |config| config["serial"]["socket"] = socket.into());
 }
 
 /// Restores with another socket for the serial port.
@@ -37,6 +43,11 @@ pub fn restore(monitor: Monitor, path: &str, resume: bool) -> (Vm, Session) {
     move_serial(&monitor, path);
     let answer = monitor.send("vm.restore", &json!({"source_url": url(path), "resume": resume}));
     assert_eq!(answer.code, 204, "{answer:?}; {}", monitor.errors());
+    restored(monitor)
+}
+
+/// What was restored, and its serial port.
+pub fn restored(monitor: Monitor) -> (Vm, Session) {
     let console = granule_tests::console::Console::new(monitor.folder().path().join("console"));
     let vm = Vm { monitor, console };
     let session = join(&vm);
@@ -117,11 +128,22 @@ fn a_guest_goes_on_in_another_process_with_every_tag() {
     vm.monitor.shutdown();
 }
 
+/// A number that the environment may give instead of the one that is quick.
+pub fn number(name: &str, quick: u64) -> u64 {
+    std::env::var(name).ok().map_or(quick, |number| number.parse().unwrap())
+}
+
+/// A wrong tag still kills.
+pub fn kills(session: &mut Session) {
+    let mte = session.check("mte");
+    assert_eq!(mte["victims"], serde_json::from_str::<Value>(KILLED).unwrap(), "{mte}");
+}
+
 #[test]
 fn generations_of_snapshots_lose_nothing() {
     let (mut vm, mut session) = keeping(&guest().vcpus(2), 3);
     let store = granule_tests::folder::Folder::new();
-    for generation in 0..4 {
+    for generation in 0..number("GRANULE_SNAPSHOT_GENERATIONS", 4) {
         goes_on(&mut session);
         vm.monitor.must("vm.pause");
         let path = store.file(&format!("generation-{generation}"));
@@ -129,8 +151,11 @@ fn generations_of_snapshots_lose_nothing() {
         vm.monitor.must("vm.delete");
         (vm, session) = restore(vm.monitor, &path, true);
         assert_eq!(vm.monitor.state(), "Running");
+        fs::remove_dir_all(&path).unwrap();
+        println!("generation {generation}: {}", kept(&mut session));
     }
     goes_on(&mut session);
+    kills(&mut session);
     vm.monitor.shutdown();
 }
 
@@ -176,7 +201,7 @@ fn a_guest_without_tags_is_saved_and_restored() {
 }
 
 /// Changes one value of a JSON file.
-fn edit(path: &str, pointer: &str, value: Value) {
+pub fn edit(path: &str, pointer: &str, value: Value) {
     let mut json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     *json.pointer_mut(pointer).unwrap_or_else(|| panic!("no {pointer}")) = value;
     fs::write(path, json.to_string()).unwrap();

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::disks::{Images, disk, with};
 use crate::guest;
+use crate::on_demand;
 use crate::snapshot::{KILLED, goes_on, keeping, restore, url};
 
 /// What the disk has that the guest reads all the while.
@@ -61,8 +62,7 @@ fn told(vm: &Vm) -> Value {
 }
 
 /// The guest of a snapshot keeps what it kept and has what its disk has filled, and a wrong tag still kills.
-fn is_right(monitor: Monitor, path: &str) -> Monitor {
-    let (vm, mut session) = restore(monitor, path, true);
+fn is_right((vm, mut session): (Vm, Session)) -> Monitor {
     goes_on(&mut session);
     let cached = session.check(&format!("disk:cached:vda:1:0:{READ}"));
     assert_eq!(cached["wrong"], 0, "{cached}");
@@ -134,9 +134,11 @@ fn a_guest_that_runs_is_saved_again_and_again_and_each_of_it_is_right() {
     println!("raw pages, newest first: {raw:?}");
     assert!(raw[..5].iter().all(|diff| diff * 2 < raw[5]), "a diff is not a whole: {raw:?}");
 
-    let monitor = is_right(vm.monitor, &paths[0]);
-    let monitor = is_right(monitor, last);
-    is_right(monitor, &merged).shutdown();
+    let monitor = is_right(restore(vm.monitor, &paths[0], true));
+    let monitor = is_right(restore(monitor, last, true));
+    let monitor = is_right(restore(monitor, &merged, true));
+    // The whole chain, page by page as they are touched.
+    is_right(on_demand::restore(monitor, last)).shutdown();
 }
 
 #[test]

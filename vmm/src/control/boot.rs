@@ -115,14 +115,15 @@ pub fn prepare(
 ) -> Result<Prepared, BootError> {
     let mut fds = Parcel::default();
     let checked = created.checked.clone();
+    let restored = matches!(begin, Begin::Snapshot { .. });
     let (begun, late) = start_spec(begin, &checked, &mut fds)?;
     let mut announcing = Vec::new();
     let (serial, end) = serial(created, &checked, &mut fds, post)?;
     let (first, console) = console(created, &checked, post)?;
     let (last, watchdog) = watchdog(&checked, guest, post)?;
-    let mte = created.mte == MteDecision::On;
+    let of = devices::For { mte: created.mte == MteDecision::On, restored };
     let planned =
-        devices::plan(&mut created.config, &checked, &mut created.ids, connections, &created.passed, mte)?;
+        devices::plan(&mut created.config, &checked, &mut created.ids, connections, &created.passed, of)?;
     let planned = first.into_iter().chain(planned).chain(last);
     let devices = planned.map(|device| match device {
         Device::Ours(mut planned) => {
@@ -292,10 +293,11 @@ fn start(device: Planned, children: &mut Children, fds: &mut Parcel) -> Result<D
         port: None,
         queue_sizes,
         socket: fds.add(socket),
-        memory: memory.map(|Region { file, size, read_only }| RegionSpec {
+        memory: memory.map(|Region { file, size, read_only, contents }| RegionSpec {
             file: fds.add(file),
             size,
             read_only,
+            contents,
         }),
     })
 }

@@ -33,6 +33,9 @@ pub(super) struct Args {
     /// Bring the image up to date with that file at every flush
     #[arg(long, hide = true, requires = "memory_fd")]
     write_back: bool,
+    /// That file comes out of a snapshot: the image may differ from it anywhere
+    #[arg(long, hide = true, requires = "write_back")]
+    from_snapshot: bool,
     /// The guest's memory is this file in the cache
     #[arg(long, value_name = "N", hide = true, conflicts_with = "memory_fd")]
     cache_fd: Option<RawFd>,
@@ -64,7 +67,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, DeviceError> {
         (None, Some(memory)) => {
             let memory = file(memory)?;
             pmem::load(&image, &memory, size).map_err(DeviceError::Load)?;
-            if args.write_back { Medium::Copied(WriteBack::new(image, memory, size)) } else { Medium::None }
+            match args.write_back {
+                true => Medium::Copied(WriteBack::new(image, memory, size, args.from_snapshot)),
+                false => Medium::None,
+            }
         }
         (None, None) if args.readonly => Medium::None,
         (None, None) => Medium::Mapped(image),

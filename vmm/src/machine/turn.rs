@@ -101,7 +101,10 @@ impl Machine {
             Command::Save { state, mover } => {
                 let state = fds.take(state)?;
                 let mover = mover.map(|mover| fds.take(mover)).transpose()?;
-                self.guest()?.save(state, mover)?;
+                self.guest()?.save(state, mover).map_err(|error| {
+                    let blame = error.blame();
+                    Failure::from(error).blamed(blame)
+                })?;
             }
             Command::Track { mover } => {
                 let mover = fds.take(mover)?;

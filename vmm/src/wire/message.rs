@@ -202,6 +202,19 @@ pub struct RegionSpec {
     pub size: u64,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Whose contents it has.
+    pub contents: Contents,
+}
+
+/// What is in memory that a device brings along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Contents {
+    /// The guest's own, that nobody else has: a snapshot holds it.
+    Own,
+    /// A file's, to which the guest may write.
+    File,
+    /// A file's as it was modified last at this time, seconds and nanoseconds: nobody may write to it.
+    FileOf(i64, i64),
 }
 
 /// Who serves a device.

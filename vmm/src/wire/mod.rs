@@ -15,9 +15,9 @@ mod mover;
 
 pub use channel::{Channel, ChannelError, Received};
 pub use message::{
-    Blame, BootReport, BootSpec, Command, CpuSpec, DeviceKind, DeviceReport, DeviceSpec, Envelope, Failure,
-    FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, RegionSpec, SerialSpec,
-    Served, StartSpec,
+    Blame, BootReport, BootSpec, Command, Contents, CpuSpec, DeviceKind, DeviceReport, DeviceSpec, Envelope,
+    Failure, FdSlot, FromMachine, GuestEnd, Notice, Outcome, OutsideConfig, OutsideDevice, RegionSpec,
+    SerialSpec, Served, StartSpec,
 };
 #[cfg(target_arch = "aarch64")]
 pub use message::{BusDevice, MteReport};

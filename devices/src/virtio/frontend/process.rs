@@ -273,6 +273,10 @@ impl VirtioBackend for DeviceProcess {
         Ok(bases)
     }
 
+    fn keeps_state(&self) -> bool {
+        self.session.keeps_state()
+    }
+
     fn save(&mut self) -> Result<Vec<u8>, Fault> {
         self.session.save_state()
     }

@@ -94,6 +94,12 @@ pub enum StateError {
 }
 
 impl VirtioPciDevice {
+    /// Whether its back end may remember something, and cannot say what.
+    #[must_use]
+    pub fn cannot_tell_state(&self) -> bool {
+        self.phase != Phase::Stopped && !self.backend.keeps_state()
+    }
+
     /// What it remembers, while it is quiet ([`Self::quiesce`]).
     ///
     /// # Errors

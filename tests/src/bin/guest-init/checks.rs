@@ -46,6 +46,8 @@ pub fn report(name: &str) -> bool {
             Some(("selftests", folder)) => selftests::run(folder),
             Some(("fs", tag)) => fs::read(tag),
             Some(("fs-write", tag)) => fs::write(tag),
+            Some(("fs-hold", tag)) => fs::hold(tag),
+            Some(("fs-held", process)) => fs::held(process),
             Some(("flood", path)) => console::flood(path),
             Some(("disk", words)) => disk::look(words),
             Some(("pmem", words)) => pmem::look(words),

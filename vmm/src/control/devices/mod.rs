@@ -26,7 +26,7 @@ use granule_api::config::{Checked, PciPlace, RateLimiterConfig, TokenBucket, VmC
 use super::files::FileError;
 use super::outside::{ConnectError, Connections};
 use super::vm::PassedFds;
-use crate::wire::DeviceKind;
+use crate::wire::{Contents, DeviceKind};
 
 pub use external::{External, targets};
 pub use ids::{Ids, taken};
@@ -101,6 +101,17 @@ pub struct Region {
     pub size: u64,
     /// Whether the guest may only read.
     pub read_only: bool,
+    /// Whose contents it has.
+    pub contents: Contents,
+}
+
+/// The guest that devices are planned for.
+#[derive(Debug, Clone, Copy)]
+pub struct For {
+    /// It has memory tagging.
+    pub mte: bool,
+    /// It comes out of a snapshot.
+    pub restored: bool,
 }
 
 /// What a device process is started with, and started anew after its death.
@@ -161,7 +172,7 @@ pub fn plan(
     ids: &mut Ids,
     connections: &mut Connections,
     passed: &PassedFds,
-    mte: bool,
+    guest: For,
 ) -> Result<Vec<Device>, PlanError> {
     let taken = ids::taken(config);
     let mut devices = Vec::new();
@@ -177,7 +188,7 @@ pub fn plan(
         devices.push(Device::Ours(net::plan(&format!("net[{index}]"), id, net, passed)?));
     }
     devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
-    devices.extend(pmem::plan(config, &checked.pmem, ids, mte)?.into_iter().map(Device::Ours));
+    devices.extend(pmem::plan(config, &checked.pmem, ids, guest)?.into_iter().map(Device::Ours));
     for (index, fs) in checked.fs.iter().enumerate() {
         devices.push(Device::Outside(external::fs(index, config, fs, ids, connections)?));
     }

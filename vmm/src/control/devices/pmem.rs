@@ -5,21 +5,26 @@
 //! | without tags | the image | the image |
 //! | with tags, `readonly` | the host's cache of the image | the cache, and the image to load it |
 //! | with tags, or `discard_writes` | a fresh memfd | that memfd, and the image to load it and to write back to |
+//!
+//! A snapshot holds what is in that memfd, because nobody else has it; the image is then not loaded. Of an image that is only
+//! read it keeps when it was modified last, and of one that the guest writes to itself nothing: as of a disk's.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 
 use granule_api::config::{Pmem, VmConfig};
 use granule_arch::layout::PMEM_GRANULARITY;
+use granule_devices::pmem::mark_loaded;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::ids::taken;
-use super::{Argument, Ids, Planned, Recipe, Region};
+use super::{Argument, For, Ids, Planned, Recipe, Region, texts};
 use crate::control::files::{self, FileError};
 use crate::control::image_cache;
 use crate::image;
-use crate::wire::DeviceKind;
+use crate::wire::{Contents, DeviceKind};
 
 /// The request queue's descriptors.
 const QUEUE_SIZE: u16 = 64;
@@ -28,13 +33,13 @@ pub(super) fn plan(
     config: &mut VmConfig,
     checked: &[Pmem],
     ids: &mut Ids,
-    mte: bool,
+    guest: For,
 ) -> Result<Vec<Planned>, FileError> {
     let mut planned = Vec::with_capacity(checked.len());
     for (index, pmem) in checked.iter().enumerate() {
         let names = taken(config);
         let id = config.pmem[index].id.get_or_insert_with(|| ids.give("_pmem", &names)).clone();
-        let (region, arguments) = Source::open(index, pmem)?.share(mte)?;
+        let (region, arguments) = Source::open(index, pmem)?.share(guest)?;
         planned.push(Planned {
             recipe: Recipe { id, kind: DeviceKind::Pmem, arguments },
             place: pmem.place,
@@ -91,11 +96,11 @@ impl<'a> Source<'a> {
         Err(self.refusal(key, reason, None))
     }
 
-    fn share(self, mte: bool) -> Result<Shared, FileError> {
-        if mte && self.wanted.read_only {
+    fn share(self, guest: For) -> Result<Shared, FileError> {
+        if guest.mte && self.wanted.read_only {
             self.share_cached()
-        } else if mte || self.wanted.discard_writes {
-            self.share_copy()
+        } else if guest.mte || self.wanted.discard_writes {
+            self.share_copy(guest.restored)
         } else {
             self.share_file()
         }
@@ -105,24 +110,43 @@ impl<'a> Source<'a> {
         let file = self.image.try_clone().map_err(|error| self.failed("it cannot be duplicated", error))?;
         let read_only = self.wanted.read_only;
         let flag = read_only.then(|| Argument::Text("--readonly".into()));
-        let region = Region { file: file.into(), size: self.size, read_only };
+        let contents = if read_only { self.fixed()? } else { Contents::File };
+        let region = Region { file: file.into(), size: self.size, read_only, contents };
         Ok((region, self.arguments(flag)))
     }
 
-    fn share_copy(self) -> Result<Shared, FileError> {
+    /// What the image is, if nobody writes to it.
+    fn fixed(&self) -> Result<Contents, FileError> {
+        let found = self.image.metadata();
+        let found = found.map_err(|error| self.failed("its age cannot be found", error))?;
+        // A block device's file has an age, but that of its name.
+        Ok(if found.is_file() { Contents::FileOf(found.mtime(), found.mtime_nsec()) } else { Contents::File })
+    }
+
+    fn share_copy(self, restored: bool) -> Result<Shared, FileError> {
         let failed = |error: io::Error| self.failed("there is no memory for it", error);
         let memory = fresh_memory(self.size).map_err(failed)?;
         let file = memory.try_clone().map_err(failed)?;
-        let write_back = (!self.wanted.discard_writes).then(|| Argument::Text("--write-back".into()));
-        let region = Region { file, size: self.size, read_only: false };
-        Ok((region, self.arguments([Argument::Fd("--memory-fd", memory)].into_iter().chain(write_back))))
+        let mut flags = Vec::new();
+        if !self.wanted.discard_writes {
+            flags.push("--write-back");
+        }
+        if restored {
+            // The mover fills it.
+            let memory = File::from(memory.try_clone().map_err(failed)?);
+            mark_loaded(&memory).map_err(failed)?;
+            flags.extend((!self.wanted.discard_writes).then_some("--from-snapshot"));
+        }
+        let region = Region { file, size: self.size, read_only: false, contents: Contents::Own };
+        Ok((region, self.arguments([Argument::Fd("--memory-fd", memory)].into_iter().chain(texts(&flags)))))
     }
 
     fn share_cached(self) -> Result<Shared, FileError> {
         let failed = |error: io::Error| self.failed("it cannot be shared through memory", error);
         let cached = image_cache::open(&self.image, self.size).map_err(failed)?;
         let file = cached.reader.try_clone().map_err(failed)?;
-        let region = Region { file: file.into(), size: self.size, read_only: true };
+        let contents = self.fixed()?;
+        let region = Region { file: file.into(), size: self.size, read_only: true, contents };
         let writer = cached.writer.map(|writer| Argument::file("--cache-writer-fd", writer));
         let reader = Argument::file("--cache-fd", cached.reader);
         Ok((region, self.arguments([reader].into_iter().chain(writer))))
@@ -184,23 +208,38 @@ mod tests {
     #[test]
     fn what_is_shared_depends_on_tags_and_on_who_may_write() {
         let path = image("shared", 2 << 20);
-        let case = |read_only, discard_writes, mte| {
+        let case = |read_only, discard_writes, mte, restored| {
             let pmem = Pmem { file: path.clone(), read_only, discard_writes, ..Pmem::default() };
-            let (region, arguments) = Source::open(0, &pmem).unwrap().share(mte).unwrap();
+            let (region, arguments) = Source::open(0, &pmem).unwrap().share(For { mte, restored }).unwrap();
             let flags = arguments.iter().filter_map(|argument| match argument {
                 Argument::Fd(flag, _) => Some((*flag).to_owned()),
-                Argument::Text(text) => Some(text.clone()).filter(|text| text == "--write-back"),
+                Argument::Text(text) => {
+                    Some(text.clone()).filter(|text| text.ends_with("-back") || text.ends_with("-snapshot"))
+                }
                 Argument::Kept(_) => None,
             });
-            (region.read_only, flags.collect::<Vec<_>>().join(" "))
+            let contents = match region.contents {
+                Contents::Own => "own",
+                Contents::File => "file",
+                Contents::FileOf(..) => "fixed",
+            };
+            (region.read_only, contents, flags.collect::<Vec<_>>().join(" "))
         };
-        assert_eq!(case(false, false, false), (false, "--image-fd".into()));
-        assert_eq!(case(true, false, false), (true, "--image-fd".into()));
+        assert_eq!(case(false, false, false, false), (false, "file", "--image-fd".into()));
+        assert_eq!(case(true, false, false, true), (true, "fixed", "--image-fd".into()));
         for mte in [false, true] {
-            assert_eq!(case(false, true, mte), (false, "--memory-fd --image-fd".into()));
+            assert_eq!(case(false, true, mte, mte), (false, "own", "--memory-fd --image-fd".into()));
         }
-        assert_eq!(case(false, false, true), (false, "--memory-fd --write-back --image-fd".into()));
-        assert_eq!(case(true, false, true), (true, "--cache-fd --cache-writer-fd --image-fd".into()));
+        let tagged = |restored| case(false, false, true, restored);
+        assert_eq!(tagged(false), (false, "own", "--memory-fd --write-back --image-fd".into()));
+        assert_eq!(
+            tagged(true),
+            (false, "own", "--memory-fd --write-back --from-snapshot --image-fd".into())
+        );
+        assert_eq!(
+            case(true, false, true, false),
+            (true, "fixed", "--cache-fd --cache-writer-fd --image-fd".into())
+        );
         image_cache::sweep();
         std::fs::remove_file(path).unwrap();
     }

@@ -62,7 +62,7 @@ impl Driver {
             let taken = format!("`{}` is the name of a device that the guest has not let go of", addition.id);
             return Err(refusal(ErrorKind::Conflict, &taken));
         }
-        let mte = created.mte == MteDecision::On;
+        let of = devices::For { mte: created.mte == MteDecision::On, restored: false };
         let passed = std::mem::take(&mut addition.passed);
         if !passed.is_empty() {
             created.passed.insert(addition.id.clone(), passed);
@@ -73,7 +73,7 @@ impl Driver {
             &mut created.ids,
             &mut self.connections,
             &created.passed,
-            mte,
+            of,
         );
         let device = planned.map_err(BootError::from).and_then(|planned| {
             let device = planned.into_iter().find(|device| device.id() == addition.id);

@@ -74,7 +74,7 @@ impl Driver {
         }
         let call = match call {
             Call::VmSnapshot(body) => return self.plan_snapshot(&body, reply),
-            Call::VmRestore(body) => return self.plan_restore(&body, reply),
+            Call::VmRestore(body) => return self.plan_restore(&body, fds, reply),
             call => call,
         };
         if let Call::VmResize(body) = call {

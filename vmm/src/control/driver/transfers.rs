@@ -15,8 +15,11 @@ use super::super::devices;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::{from_failure, refusal};
 use super::super::transfer::on_demand::Placing;
-use super::super::transfer::{self, Moved, MoverStart, Restore, RestoreError, Save, Saved, Transfer};
-use super::super::vm::{MteDecision, Vm};
+use super::super::transfer::{
+    self, Moved, MoverStart, Restore, RestoreError, Save, Saved, Transfer, net_fds,
+};
+use super::super::vm::{Live, MteDecision, Vm};
+use super::super::watchdog_end;
 use super::{Driver, Event};
 use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
 
@@ -50,8 +53,8 @@ impl Driver {
         self.begin_transfer("snapshot", steps, transfer, reply);
     }
 
-    /// vm.restore.
-    pub(super) fn plan_restore(&mut self, body: &RestoreConfig, reply: Answer) {
+    /// vm.restore; `fds` are the taps that came along.
+    pub(super) fn plan_restore(&mut self, body: &RestoreConfig, fds: Vec<OwnedFd>, reply: Answer) {
         let mut steps = vec![
             Step::Tell("restoring"),
             Step::Open,
@@ -68,7 +71,7 @@ impl Driver {
         if body.resume {
             steps.push(Step::Resume);
         }
-        self.begin_transfer("restore", &steps, admit_restore(body), reply);
+        self.begin_transfer("restore", &steps, admit_restore(body, fds), reply);
     }
 
     fn begin_transfer(
@@ -97,15 +100,17 @@ impl Driver {
         let target = transfer::directory("destination_url", destination_url)?;
         let parent = parent.as_ref().map(|url| transfer::directory("parent", url)).transpose()?;
         let Vm::Live(created, guest) = &self.vm else { return Err(ApiError::not_created()) };
-        if let Some(what) = not_in_a_snapshot(&created.config) {
-            let reason = format!("{what}: a snapshot cannot hold its state yet");
-            return Err(refusal(ErrorKind::BadRequest, "The VM could not be snapshotted").because(reason));
+        if let Some(id) = leaving(&created.config, guest) {
+            let reason = format!(
+                "the guest has not let go of `{id}` yet, whose removal was asked for; the event removed tells when it has"
+            );
+            return Err(refusal(ErrorKind::WrongState, "The VM could not be snapshotted").because(&reason));
         }
         let page_size = self.host.report().map(|host| host.page_size as u64);
         let of = Saved {
             mte: Some(guest.report.mte.level).filter(|_| guest.report.mte.enabled),
             page_size: page_size.and_then(PageSize::from_bytes),
-            memory: created.checked.memory.size,
+            memory: created.checked.memory.hotplug.is_none().then_some(created.checked.memory.size),
         };
         let mut save = Box::new(Save::new(target, parent, of, live));
         save.describe(&created.config).map_err(|error| failed(Step::Stage, &error.into()))?;
@@ -233,6 +238,10 @@ impl Driver {
         if restore.prefault {
             config.memory.prefault = true;
         }
+        let taps = std::mem::take(&mut restore.taps);
+        net_fds::give(&mut config, &taps).map_err(|error| {
+            refusal(ErrorKind::BadRequest, Step::Adopt.failure()).because(error.to_string())
+        })?;
         let asked = config.cpus.features.mte.unwrap_or(self.defaults.mte);
         if asked == MteRequest::Auto && opened.manifest.mte.is_none() {
             // A machine that did without stays without, wherever it goes.
@@ -251,11 +260,16 @@ impl Driver {
         if let Some(host) = self.host.report() {
             opened.check(host, created.mte == MteDecision::On).map_err(refused)?;
         }
+        if restore.on_demand && !created.checked.pmem.is_empty() {
+            let reason = "memory_restore_mode: OnDemand: pmem: an image is not memory that can come later; restore with Copy";
+            return Err(refusal(ErrorKind::BadRequest, Step::Adopt.failure()).because(reason));
+        }
         if restore.on_demand && !devices::targets(&created.checked).is_empty() {
             let reason = "memory_restore_mode: OnDemand: another program serves a device, and cannot be told of pages that \
                           are not there yet";
             return Err(refusal(ErrorKind::BadRequest, Step::Adopt.failure()).because(reason));
         }
+        created.passed = taps;
         self.vm = Vm::Created(Box::new(created));
         Ok(())
     }
@@ -295,7 +309,7 @@ impl Driver {
     }
 }
 
-fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
+fn admit_restore(body: &RestoreConfig, fds: Vec<OwnedFd>) -> Result<Transfer, ApiError> {
     let RestoreConfig { source_url, prefault, memory_restore_mode, resume: _, net_fds, zone_updates } = body;
     let source = transfer::directory("source_url", source_url)?;
     let on_demand = *memory_restore_mode == MemoryRestoreMode::OnDemand;
@@ -304,22 +318,19 @@ fn admit_restore(body: &RestoreConfig) -> Result<Transfer, ApiError> {
                       of it before it runs; leave one of the two out";
         return Err(refusal(ErrorKind::BadRequest, Step::Open.failure()).because(reason));
     }
-    let unbuilt = [(!net_fds.is_empty(), "net_fds"), (!zone_updates.is_empty(), "zone_updates")];
-    if let Some((_, what)) = unbuilt.into_iter().find(|(asked, _)| *asked) {
-        let reason = format!("{what}: not supported by this version");
+    if !zone_updates.is_empty() {
+        let reason = "zone_updates: guest memory has no zones, and is bound to no node of the host";
         return Err(refusal(ErrorKind::BadRequest, Step::Open.failure()).because(reason));
     }
-    Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault, on_demand))))
+    let taps = net_fds::assign(net_fds, fds)
+        .map_err(|error| refusal(ErrorKind::BadRequest, Step::Open.failure()).because(error.to_string()))?;
+    Ok(Transfer::Restore(Box::new(Restore::new(source, *prefault, on_demand, taps))))
 }
 
-/// What of a configuration has state that no snapshot holds.
-fn not_in_a_snapshot(config: &VmConfig) -> Option<&'static str> {
-    let parts = [
-        (!config.pmem.is_empty(), "pmem"),
-        (!config.fs.is_empty(), "fs"),
-        (!config.generic_vhost_user.is_empty(), "generic_vhost_user"),
-    ];
-    parts.into_iter().find(|(there, _)| *there).map(|(_, name)| name)
+/// A device that the guest still has, and the configuration does not: a restored machine would lack it.
+fn leaving<'a>(config: &VmConfig, guest: &'a Live) -> Option<&'a str> {
+    let mut ids = guest.report.devices.iter().map(|device| device.id.as_str());
+    ids.find(|id| *id != watchdog_end::ID && !granule_api::config::names(config).any(|name| name == *id))
 }
 
 pub(super) fn failed(step: Step, failure: &Failure) -> ApiError {

@@ -13,6 +13,7 @@
 
 mod layers;
 mod mover;
+pub mod net_fds;
 pub mod on_demand;
 mod restore;
 mod save;

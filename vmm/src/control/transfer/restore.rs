@@ -13,6 +13,7 @@ use granule_snapshot::layout::PageSize;
 use granule_snapshot::manifest::{Manifest, Refusal, Target};
 use rustix::fs::{MemfdFlags, memfd_create};
 
+use super::super::vm::PassedFds;
 use super::layers::Layers;
 use super::mover::Mover;
 use super::on_demand::{self, OnDemandError};
@@ -59,6 +60,8 @@ pub struct Restore {
     pub prefault: bool,
     /// Whether the guest runs before its memory is there.
     pub on_demand: bool,
+    /// The taps that came along, up to Adopt.
+    pub taps: PassedFds,
     /// What that takes, `/dev/userfaultfd`, from Open to Rebuild.
     pub userfault: Option<OwnedFd>,
     /// What Open found; Rebuild takes it.
@@ -69,8 +72,8 @@ pub struct Restore {
 
 impl Restore {
     /// Nothing yet.
-    pub fn new(source: PathBuf, prefault: bool, on_demand: bool) -> Self {
-        Self { source, prefault, on_demand, userfault: None, opened: None, mover: None }
+    pub fn new(source: PathBuf, prefault: bool, on_demand: bool, taps: PassedFds) -> Self {
+        Self { source, prefault, on_demand, taps, userfault: None, opened: None, mover: None }
     }
 
     /// Opens the snapshot and its parents, and reads all but memory. On a thread that may wait for the disk.

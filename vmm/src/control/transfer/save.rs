@@ -104,8 +104,8 @@ pub struct Saved {
     pub mte: Option<u8>,
     /// The host's page size.
     pub page_size: Option<PageSize>,
-    /// Bytes of memory.
-    pub memory: u64,
+    /// Bytes of RAM, where that is all there is.
+    pub memory: Option<u64>,
 }
 
 /// What a snapshot is a diff of.
@@ -242,11 +242,13 @@ impl Base {
         let pages = |size: PageSize| format!("pages of {} bytes", size.bytes());
         let page_size = of.page_size.unwrap_or(layout.page_size());
         let memory = |bytes: u64| format!("{bytes} bytes of memory");
+        let ram = layout.regions().first().map_or(0, |ram| ram.size);
         let facts = [
             (format!("architecture {arch}"), format!("architecture {}", std::env::consts::ARCH)),
             (pages(layout.page_size()), pages(page_size)),
             (tags(*mte), tags(of.mte)),
-            (memory(layout.bytes()), memory(of.memory)),
+            // Other memory may come behind it: the mover, which knows of that, looks again.
+            (memory(ram), memory(of.memory.unwrap_or(ram))),
         ];
         if let Some((theirs, ours)) = facts.into_iter().find(|(theirs, ours)| theirs != ours) {
             return Err(SaveError::OtherMachine { parent: parent(), theirs, ours });

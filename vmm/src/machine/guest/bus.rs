@@ -112,6 +112,8 @@ pub(super) struct Attached {
     pub device: SharedDevice,
     pub segment: u16,
     pub place: Place,
+    /// A program of others serves it that may remember more than queues do.
+    pub may_remember: bool,
 }
 
 /// The guest's devices.
@@ -129,7 +131,7 @@ pub(super) struct Builder {
     memory: GuestMemory,
     ram: GuestMemory,
     outsiders: GuestMemory,
-    regions: Regions,
+    pub(super) regions: Regions,
     routes: Arc<MsiRoutes>,
     pub segments: Vec<Arc<PciSegment>>,
     deadlines: Arc<Deadlines>,
@@ -368,6 +370,12 @@ fn config_size(kind: DeviceKind) -> usize {
         DeviceKind::Balloon => granule_devices::balloon::CONFIG_SIZE,
         DeviceKind::Mem => granule_devices::mem::CONFIG_SIZE,
     }
+}
+
+/// Whether what serves the device may remember something beyond its queues that only it can say. Disks do not, and processes
+/// of ours say all.
+pub(super) fn may_remember(served: &Served) -> bool {
+    matches!(served, Served::Outside(device) if DeviceType::of(device.device_type) != DeviceType::Block)
 }
 
 fn device_type(served: &Served) -> DeviceType {

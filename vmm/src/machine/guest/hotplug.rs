@@ -12,7 +12,7 @@ use granule_devices::pci::{
     Bdf, DecodedBar, InsertError, PciSegment, PortPlace, Release, RootPort, port_places,
 };
 
-use super::bus::{Attached, Builder, Bus, BusError, lock};
+use super::bus::{Attached, Builder, Bus, BusError, lock, may_remember};
 use super::placement::{self, Place, Wanted};
 use crate::machine::turn::Descriptors;
 use crate::wire::{Blame, BusDevice, DeviceReport, DeviceSpec};
@@ -79,7 +79,8 @@ impl Bus {
             Place::Port(home) => segment.plug(home, device.clone()),
         }
         .map_err(no_slot)?;
-        self.devices.insert(spec.id.clone(), Attached { device, segment: spec.segment, place });
+        let may_remember = may_remember(&spec.served);
+        self.devices.insert(spec.id.clone(), Attached { device, segment: spec.segment, place, may_remember });
         Ok(report(spec, &segment, place, bdf))
     }
 

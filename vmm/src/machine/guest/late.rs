@@ -61,7 +61,7 @@ impl Watch {
         userfault: OwnedFd,
         seccomp: SeccompMode,
     ) -> Result<Self, WatchError> {
-        let mover = share(ram, None, mover)?;
+        let mover = share(ram, None, None, mover)?;
         let ranges = ram.memory.iter().map(|region| Mapped {
             guest: region.start_addr().raw_value(),
             address: region.as_ptr().addr() as u64,

@@ -15,8 +15,9 @@ use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use super::GuestRam;
+use super::state::RegionState;
 use crate::machine::turn::{Descriptors, MissingDescriptor};
-use crate::wire::{DeviceSpec, RegionSpec};
+use crate::wire::{Contents, DeviceSpec, RegionSpec};
 
 /// Why a device's memory cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +69,7 @@ struct DeviceRegion {
     window: Window,
     memory: Arc<GuestRegionMmap<()>>,
     read_only: bool,
+    contents: Contents,
 }
 
 /// The sizes of the memory that devices bring along, in the order of the memory map.
@@ -84,7 +86,13 @@ impl Regions {
             let mapping = map(id, file, spec)?;
             let memory = GuestRegionMmap::new(mapping, window.base());
             let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.clone() })?);
-            Ok(DeviceRegion { id: id.clone(), window, memory, read_only: spec.read_only })
+            Ok(DeviceRegion {
+                id: id.clone(),
+                window,
+                memory,
+                read_only: spec.read_only,
+                contents: spec.contents,
+            })
         });
         regions.collect::<Result<_, _>>().map(Self)
     }
@@ -121,6 +129,24 @@ impl Regions {
         self.0.iter().filter(|region| wanted(region)).try_fold((*ram.memory).clone(), |memory, region| {
             let overlap = |_| RegionError::Overlap { id: region.id.clone() };
             memory.insert_region(region.memory.clone()).map_err(overlap)
+        })
+    }
+
+    /// Those whose contents nobody but the guest has, in the order of the memory map: the id of the device, and memory.
+    pub fn own(&self) -> impl Iterator<Item = (&str, &GuestRegionMmap<()>)> {
+        let own = self.0.iter().filter(|region| region.contents == Contents::Own);
+        own.map(|region| (region.id.as_str(), &*region.memory))
+    }
+
+    /// What a snapshot keeps of the memory of a device.
+    pub fn saved(&self, id: &str) -> Option<RegionState> {
+        let region = self.0.iter().find(|region| region.id == id)?;
+        let DeviceRegion { id: _, window, memory: _, read_only, contents } = region;
+        Some(RegionState {
+            gpa: window.base().0,
+            size: window.size(),
+            read_only: *read_only,
+            contents: *contents,
         })
     }
 

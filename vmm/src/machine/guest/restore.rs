@@ -31,7 +31,7 @@ use super::console::Console;
 use super::host::Host;
 use super::late::{Watch, WatchError};
 use super::placement::Place;
-use super::regions::Regions;
+use super::regions::{self, Regions};
 use super::save::{ShareError, share};
 use super::state::{self, DeviceState, Shape, VERSION};
 use super::vcpus::Vcpus;
@@ -63,6 +63,14 @@ pub enum RestoreError {
     /// A device on another bus.
     #[error("device {0:?} was on another PCI segment")]
     Segment(String),
+    /// A device with other memory.
+    #[error("device {id:?}: {what} is not what it was when the snapshot was made")]
+    Region {
+        /// Which.
+        id: String,
+        /// In what it differs.
+        what: &'static str,
+    },
     /// A device.
     #[error("device {id:?}")]
     Device {
@@ -135,12 +143,17 @@ impl Guest {
         let layout =
             Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, shape.ipa_bits)?;
         let layout = layout.with_hotplug(spec.hotplug_bytes, shape.ipa_bits).map_err(BuildError::Hotplug)?;
+        let layout = layout
+            .with_pmem(&regions::sizes(&spec.devices), shape.ipa_bits)
+            .map_err(BuildError::PmemLayout)?;
         let states = (0..shape.vcpus).map(|vcpu| take(&mut reader, state::VCPU, &vcpu.to_string()));
         let states = states.collect::<Result<Vec<VcpuState>, _>>()?;
         let devices = spec.devices.iter().map(|device| {
             Ok((device.id.clone(), take::<DeviceState>(&mut reader, state::VIRTIO, &device.id)?))
         });
         let devices = devices.collect::<Result<Vec<_>, RestoreError>>()?;
+        let regions = Regions::map(&spec.devices, fds, &layout)?;
+        compare(&regions, &devices)?;
         clock.done("state");
 
         let (ram, _) = memory(spec, &layout)?;
@@ -153,6 +166,7 @@ impl Guest {
             None => (Some(mover), None),
         };
         let (vm, vcpus) = virtual_machine(host, spec, &ram, &layout, &shape, &states)?;
+        regions.give_to(&vm)?;
         for (vcpu, state) in vcpus.iter().zip(&states) {
             vcpu.restore(state)?;
         }
@@ -164,8 +178,6 @@ impl Guest {
             lock(&console.uart).restore(uart).map_err(RestoreError::from)?;
         }
         let placed = placed(spec, &devices)?;
-        // No snapshot is made of a machine that has any but RAM.
-        let regions = Regions::map(&[], fds, &layout)?;
         let bridges = bridges(&mut reader, spec.pci_segments)?;
         let (bus, reports) = Bus::build(
             &vm,
@@ -182,7 +194,7 @@ impl Guest {
         reader.finish().map_err(RestoreError::from)?;
         clock.done("devices");
         if let Some(mover) = mover {
-            share(&ram, None, mover).map_err(RestoreError::from)?;
+            share(&ram, Some(&bus.builder.regions), None, mover).map_err(RestoreError::from)?;
         }
         let devices = reports;
         Ok(Restoring { vcpus, states, gic, its, console, bus, shape, vm, ram, watch, devices, clock })
@@ -263,6 +275,21 @@ fn virtual_machine(
         None => with_memory.with_vcpus(layout, shape.features)?,
     };
     Ok((Arc::new(vm.with_gic(&vcpus)?), vcpus))
+}
+
+/// The memory of devices is what it was.
+fn compare(regions: &Regions, saved: &[(String, DeviceState)]) -> Result<(), RestoreError> {
+    for (id, DeviceState { memory, .. }) in saved {
+        let what = match (memory, &regions.saved(id)) {
+            (Some(saved), Some(here)) => saved.difference(here),
+            (None, None) => None,
+            _ => Some("that it has memory"),
+        };
+        if let Some(what) = what {
+            return Err(RestoreError::Region { id: id.clone(), what });
+        }
+    }
+    Ok(())
 }
 
 /// The devices where they were.

@@ -19,10 +19,11 @@ use granule_snapshot::state::{StateError, StateWriter};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::bus::{Attached, Bus, lock};
+use super::regions::Regions;
 use super::state::{self, DeviceState, VERSION};
 use super::vcpus::Stuck;
 use super::{Guest, GuestRam};
-use crate::wire::{Channel, ChannelError, SharedMemory, SharedRegion};
+use crate::wire::{Blame, Channel, ChannelError, SharedMemory, SharedRegion};
 
 /// Why a guest could not be saved.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +43,12 @@ pub enum SaveError {
         #[source]
         source: Fault,
     },
+    /// What serves it may remember something, and does not say it.
+    #[error(
+        "device {0:?}: the program that serves it cannot save its state (VHOST_USER_PROTOCOL_F_DEVICE_STATE), and the guest's \
+         driver would find a device that knows nothing of it; remove the device first"
+    )]
+    Stateless(String),
     /// A device's state.
     #[error("device {id:?}")]
     Device {
@@ -68,6 +75,13 @@ pub enum SaveError {
     Untracked,
 }
 
+impl SaveError {
+    /// A device that cannot be saved is there by the client's configuration.
+    pub fn blame(&self) -> Blame {
+        if matches!(self, Self::Stateless(_)) { Blame::Request } else { Blame::Host }
+    }
+}
+
 /// Why guest memory could not be passed to the mover.
 #[derive(Debug, thiserror::Error)]
 pub enum ShareError {
@@ -89,6 +103,7 @@ impl Guest {
             tracking.pauses();
         }
         let vcpus = self.vcpus.standing()?;
+        self.bus.can_be_saved()?;
         self.bus.quiesce()?;
         let gic = self.vm.gic();
         gic.save_tables()?;
@@ -106,7 +121,7 @@ impl Guest {
         File::from(state).write_all_at(&writer.encode()?, 0).map_err(SaveError::File)?;
         drop(vcpus);
         match (mover, &self.tracking) {
-            (Some(mover), _) => share(&self.ram, None, mover).map(drop)?,
+            (Some(mover), _) => share(&self.ram, Some(&self.bus.builder.regions), None, mover).map(drop)?,
             (None, Some(tracking)) => tracking.last_harvest(&self.vm, &self.bus)?,
             (None, None) => return Err(SaveError::Untracked),
         }
@@ -114,11 +129,17 @@ impl Guest {
     }
 }
 
-/// Passes guest memory to the mover, with the log of writes to it if there is one; hands its socket back.
-pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Result<OwnedFd, ShareError> {
+/// Passes guest memory, and memory of devices that only the guest has, to the mover, with the log of writes to it if there is one; hands its socket back.
+pub(super) fn share(
+    ram: &GuestRam,
+    beside: Option<&Regions>,
+    log: Option<&LogFile>,
+    mover: OwnedFd,
+) -> Result<OwnedFd, ShareError> {
     let mut regions = Vec::new();
     let mut files = Vec::new();
-    for region in ram.memory.iter() {
+    let own = beside.into_iter().flat_map(Regions::own).map(|(_, memory)| memory);
+    for region in ram.memory.iter().chain(own) {
         let gpa = region.start_addr().raw_value();
         let file = region.file_offset().ok_or(ShareError::NoFile(gpa))?;
         regions.push(SharedRegion { gpa, size: region.len(), offset: file.start() });
@@ -131,6 +152,14 @@ pub(super) fn share(ram: &GuestRam, log: Option<&LogFile>, mover: OwnedFd) -> Re
 }
 
 impl Bus {
+    /// Whether all that devices remember can be had.
+    pub(super) fn can_be_saved(&self) -> Result<(), SaveError> {
+        let cannot =
+            |attached: &Attached| attached.may_remember && lock(&attached.device).cannot_tell_state();
+        let found = self.devices.iter().find(|(_, attached)| cannot(attached));
+        found.map_or(Ok(()), |(id, _)| Err(SaveError::Stateless(id.clone())))
+    }
+
     /// Has every device stop where it is.
     fn quiesce(&self) -> Result<(), SaveError> {
         for (id, attached) in &self.devices {
@@ -156,10 +185,11 @@ impl Bus {
             let number = segment.layout().number.to_string();
             writer.add(state::SEGMENT, &number, VERSION, &segment.save_bridges())?;
         }
-        for (id, Attached { device, segment, place }) in &self.devices {
+        for (id, Attached { device, segment, place, may_remember: _ }) in &self.devices {
             let saved = lock(device).save();
+            let memory = self.builder.regions.saved(id);
             let virtio = saved.map_err(|source| SaveError::Device { id: id.clone(), source })?;
-            writer.add(state::VIRTIO, id, VERSION, &DeviceState::new(*segment, *place, virtio))?;
+            writer.add(state::VIRTIO, id, VERSION, &DeviceState::new(*segment, *place, virtio, memory))?;
         }
         Ok(())
     }

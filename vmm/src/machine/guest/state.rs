@@ -16,7 +16,7 @@ use granule_devices::virtio::VirtioState;
 use serde::{Deserialize, Serialize};
 
 use super::placement::Place;
-use crate::wire::{BootSpec, SerialSpec};
+use crate::wire::{BootSpec, Contents, SerialSpec};
 
 /// The version of every component here.
 pub const VERSION: u32 = 1;
@@ -90,15 +90,66 @@ pub struct DeviceState {
     /// The port; null on the root bus.
     pub port: Option<u8>,
     pub virtio: VirtioState,
+    /// Memory that it brings along.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<RegionState>,
+}
+
+/// Memory of a device in the guest's address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegionState {
+    pub gpa: u64,
+    pub size: u64,
+    pub read_only: bool,
+    pub contents: Contents,
+}
+
+impl RegionState {
+    /// In what this, as it was saved, is another than here.
+    pub fn difference(&self, here: &Self) -> Option<&'static str> {
+        let own = |of: &Self| of.contents == Contents::Own;
+        let differences = [
+            (self.size != here.size, "its size"),
+            (self.gpa != here.gpa, "its place in memory"),
+            (self.read_only != here.read_only, "readonly"),
+            (own(self) != own(here), "discard_writes"),
+            (self.contents != here.contents, "the time at which its image was modified last"),
+        ];
+        differences.into_iter().find(|(differ, _)| *differ).map(|(_, what)| what)
+    }
 }
 
 impl DeviceState {
     /// A device that is there.
-    pub fn new(segment: u16, place: Place, virtio: VirtioState) -> Self {
+    pub fn new(segment: u16, place: Place, virtio: VirtioState, memory: Option<RegionState>) -> Self {
         let (slot, port) = match place {
             Place::RootBus(slot) => (Some(slot), None),
             Place::Port(home) => (None, Some(home)),
         };
-        Self { segment, slot, port, virtio }
+        Self { segment, slot, port, virtio, memory }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_device_is_the_same_or_differs_by_name() {
+        let fixed =
+            RegionState { gpa: 1 << 32, size: 2 << 20, read_only: true, contents: Contents::FileOf(7, 1) };
+        assert_eq!(fixed.difference(&fixed), None);
+        let here = |change: fn(&mut RegionState)| {
+            let mut here = fixed;
+            change(&mut here);
+            fixed.difference(&here)
+        };
+        assert_eq!(here(|here| here.size += 2 << 20), Some("its size"));
+        assert_eq!(here(|here| here.gpa += 1 << 30), Some("its place in memory"));
+        assert_eq!(here(|here| here.read_only = false), Some("readonly"));
+        assert_eq!(here(|here| here.contents = Contents::Own), Some("discard_writes"));
+        let modified = here(|here| here.contents = Contents::FileOf(8, 1));
+        assert_eq!(modified, Some("the time at which its image was modified last"));
     }
 }

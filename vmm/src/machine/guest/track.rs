@@ -20,7 +20,7 @@ use vm_memory::{Address, GuestMemoryBackend};
 
 use super::Guest;
 use super::bus::{Bus, lock};
-use super::save::{ShareError, share};
+use super::save::{SaveError, ShareError, share};
 use crate::wire::Blame;
 
 /// Why a guest's writes cannot be logged.
@@ -32,6 +32,14 @@ pub enum TrackError {
     /// The guest has ended.
     #[error("the guest has ended")]
     Ended,
+    /// A device that cannot be saved.
+    #[error(transparent)]
+    Unsaved(#[from] SaveError),
+    /// Memory whose writes KVM is not asked to log.
+    #[error(
+        "device {0:?}: writes to its memory, which is a copy of its image, are not logged; pause the VM first"
+    )]
+    Region(String),
     /// The log.
     #[error("there is no room for a log of writes")]
     Log(#[source] io::Error),
@@ -55,7 +63,11 @@ pub enum TrackError {
 impl TrackError {
     /// A device that cannot take part is there by the client's configuration.
     pub fn blame(&self) -> Blame {
-        if matches!(self, Self::Device { .. }) { Blame::Request } else { Blame::Host }
+        match self {
+            Self::Device { .. } | Self::Region(_) => Blame::Request,
+            Self::Unsaved(error) => error.blame(),
+            _ => Blame::Host,
+        }
     }
 }
 
@@ -96,11 +108,16 @@ impl Guest {
         if self.ended {
             return Err(TrackError::Ended);
         }
+        self.bus.can_be_saved()?;
+        if let Some((id, _)) = self.bus.builder.regions.own().next() {
+            return Err(TrackError::Region(id.to_owned()));
+        }
         let file = LogFile::create(self.ram.memory.last_addr().raw_value().saturating_add(1));
         let file = file.map_err(TrackError::Log)?;
         self.tracking = Some(Tracking { log: file.map().map_err(TrackError::Log)?, paused: None });
-        let begun =
-            self.begin_logging(&file).and_then(|()| Ok(share(&self.ram, Some(&file), mover).map(drop)?));
+        let begun = self
+            .begin_logging(&file)
+            .and_then(|()| Ok(share(&self.ram, None, Some(&file), mover).map(drop)?));
         if begun.is_err() {
             self.release();
         }

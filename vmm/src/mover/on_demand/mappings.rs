@@ -8,7 +8,7 @@ use granule_snapshot::layout::Layout;
 
 use crate::wire::Failure;
 
-/// Mappings that are believed to be one process's at a time: while a new table of memory comes, the old one goes.
+/// Mappings that one process may have at a time: while a new table of memory comes, the old one goes.
 const MOST: usize = 4;
 
 /// How often the kernel may ask for the same again.
@@ -66,6 +66,12 @@ impl Mapping {
         })
     }
 
+    /// Finds out whether it is gone. Whatever page is there already is as it is to be, so it may be mapped.
+    fn look(&mut self, layout: &Layout) -> Result<(), Failure> {
+        let first = self.ranges.first().map(|range| range.pages.start);
+        first.map_or(Ok(()), |page| self.proceed(page..page + 1, layout).map(drop))
+    }
+
     /// Maps pages here that are there; answers whether the first was a hole.
     fn proceed(&mut self, pages: Range<u64>, layout: &Layout) -> Result<bool, Failure> {
         let size = layout.page_size().bytes() as u64;
@@ -118,14 +124,19 @@ impl Mappings {
         &self.layout
     }
 
-    /// One more. Those of a process of which it has too many are forgotten, oldest first.
-    pub fn add(&mut self, mapping: Mapping) {
-        let of_process = |each: &Mapping| each.process == mapping.process;
-        if self.all.iter().filter(|each| of_process(each)).count() >= MOST
-            && let Some(oldest) = self.all.iter().position(of_process)
-        {
-            self.all.remove(oldest);
+    /// Whether a process may have one more. One that is still there is never let go of: whoever waited in it would go on
+    /// without its page. Indices of mappings change.
+    pub fn has_room(&mut self, process: usize) -> Result<bool, Failure> {
+        let of_process = |each: &&mut Mapping| each.process == process;
+        for mapping in self.all.iter_mut().filter(of_process) {
+            mapping.look(&self.layout)?;
         }
+        self.forget_gone();
+        Ok(self.all.iter().filter(|each| each.process == process).count() < MOST)
+    }
+
+    /// One more.
+    pub fn add(&mut self, mapping: Mapping) {
         self.all.push(mapping);
     }
 

@@ -92,11 +92,11 @@ impl Pager<'_> {
     fn run(mut self) -> Result<FromMover, Failure> {
         loop {
             let Ready { processes, mappings } = self.look()?;
-            for process in processes {
-                self.hear(process);
-            }
             for mapping in mappings {
                 self.serve(mapping)?;
+            }
+            for process in processes {
+                self.hear(process)?;
             }
             let Some((first, present)) = self.fill.next_few()? else { break };
             self.mappings.publish(first, present)?;
@@ -142,18 +142,23 @@ impl Pager<'_> {
 
     /// A process has mapped memory, or is gone. What it says is wrong is its own loss: it is not answered well and must
     /// not touch what it has mapped.
-    fn hear(&mut self, process: usize) {
-        let Some(socket) = self.processes.get(process).and_then(Option::as_ref) else { return };
+    fn hear(&mut self, process: usize) -> Result<(), Failure> {
+        let Some(socket) = self.processes.get(process).and_then(Option::as_ref) else { return Ok(()) };
         let announced = match Announcement::receive(socket.as_fd(), false) {
             Ok(Some(announced)) => announced,
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(()),
             Ok(None) | Err(_) => {
                 self.processes[process] = None;
-                return;
+                return Ok(());
             }
         };
         let number = announced.number;
-        let answer = match Mapping::register(process, announced, self.mappings.layout()) {
+        let registered = if self.mappings.has_room(process)? {
+            Mapping::register(process, announced, self.mappings.layout())
+        } else {
+            Err("all that it has announced before is still there".into())
+        };
+        let answer = match registered {
             Ok(mapping) => {
                 self.mappings.add(mapping);
                 Answer::Registered
@@ -163,6 +168,7 @@ impl Pager<'_> {
         if tell(socket.as_fd(), number, &answer).is_err() {
             self.processes[process] = None;
         }
+        Ok(())
     }
 
     /// Places the pages for which somebody waits.

@@ -6,11 +6,12 @@ use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::thread::{self, JoinHandle};
 
-use granule_devices::userfault::{Late, LateError, Mapped, Userfault};
+use granule_devices::userfault::{Announcement, Late, LateError, Mapped, Userfault};
 use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use super::super::tests::{BASE, SIZE, SLOTS, bytes, filled, manifest, memfd, save};
 use super::super::{Passed, on_demand};
+use super::mappings::{Mapping, Mappings};
 use crate::wire::{Channel, Failure, FdSlot, FromMover, LayerSpec, SharedMemory, SharedRegion};
 
 const PAGE: usize = 4096;
@@ -138,4 +139,29 @@ fn damage_ends_the_mover_with_its_place_and_is_no_completion() {
     let mut lost = false;
     machine.late.wait(|| lost = true);
     assert!(lost, "pages are missing");
+}
+
+#[test]
+fn a_process_may_announce_as_often_as_it_unmaps() {
+    let memory = memfd(SIZE);
+    let layout = granule_snapshot::layout::Layout::new(
+        granule_snapshot::layout::PageSize::K4,
+        vec![granule_snapshot::layout::Region { gpa: BASE, size: SIZE }],
+    );
+    let mut mappings = Mappings::new(layout.unwrap());
+    let announce = |mappings: &mut Mappings, process| {
+        let file = FileOffset::new(memory.try_clone().unwrap(), 0);
+        let region = MmapRegion::<()>::from_file(file, usize::try_from(SIZE).unwrap()).unwrap();
+        let ranges = vec![Mapped { guest: BASE, address: region.as_ptr().addr() as u64, size: SIZE }];
+        let announced = Announcement { number: 1, ranges, fd: Some(userfault().into()) };
+        mappings.add(Mapping::register(process, announced, mappings.layout()).unwrap());
+        region
+    };
+    let mut held: Vec<_> = (0..4).map(|_| announce(&mut mappings, 1)).collect();
+    assert!(!mappings.has_room(1).unwrap(), "all are still mapped");
+    assert!(mappings.has_room(2).unwrap(), "another process has none");
+    assert_eq!(mappings.fds().count(), 4, "none was let go of");
+    drop(held.pop());
+    assert!(mappings.has_room(1).unwrap());
+    assert_eq!(mappings.fds().count(), 3);
 }

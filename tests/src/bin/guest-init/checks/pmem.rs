@@ -31,6 +31,9 @@ pub fn look(words: &str) -> Seen {
         ("read", &[seed, length]) => read_mapped(seed, length),
         ("write", &[seed, length]) => write_mapped(seed, length),
         ("direct", &[seed, length]) => direct(seed, length),
+        ("scribble", &[seed, length]) => scribble(seed, length),
+        ("held", &[seed, length]) => held(seed, length),
+        ("flush", &[length]) => flush(length),
         ("store", &[]) => store(),
         ("tags", &[]) => tags(),
         ("all", &[]) => all(),
@@ -128,6 +131,30 @@ fn write_mapped(seed: u64, length: u64) -> Seen {
     pattern::fill(pages.bytes(), seed, 0);
     pages.flush()?;
     Ok(json!({"options": options, "flushed": length}))
+}
+
+/// Stores through the mapping, and does not wait until the device has it; the file system stays mounted.
+fn scribble(seed: u64, length: u64) -> Seen {
+    let options = mounted(MountFlags::empty())?;
+    let mut pages =
+        Pages::map(length, ProtFlags::READ | ProtFlags::WRITE).map_err(|e| format!("{DATA}: {e}"))?;
+    pattern::fill(pages.bytes(), seed, 0);
+    Ok(json!({"options": options}))
+}
+
+/// What is in the file of the file system that is mounted.
+fn held(seed: u64, length: u64) -> Seen {
+    let mut pages = Pages::map(length, ProtFlags::READ).map_err(|e| format!("{DATA}: {e}"))?;
+    Ok(json!({"wrong": pattern::wrong(pages.bytes(), seed, 0)}))
+}
+
+/// Waits until the device has the file of the file system that is mounted.
+fn flush(length: u64) -> Seen {
+    let pages = Pages::map(length, ProtFlags::READ | ProtFlags::WRITE).map_err(|e| format!("{DATA}: {e}"))?;
+    pages.flush()?;
+    drop(pages);
+    leave()?;
+    Ok(json!({"flushed": length}))
 }
 
 /// Pages of the file as buffers of a disk, in both directions, past every cache of the guest's.
