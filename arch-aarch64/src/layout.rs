@@ -138,6 +138,19 @@ impl Window {
     }
 }
 
+impl Window {
+    /// The first part of it of so many bytes that begins at a multiple of a GiB and overlaps none that is `taken`.
+    #[must_use]
+    pub fn first_fit(&self, taken: &[Window], size: u64) -> Option<Window> {
+        let ends = taken.iter().map(|window| window.end().0).chain([self.base().0]);
+        let mut starts: Vec<u64> = ends.filter_map(|end| end.checked_next_multiple_of(GIB)).collect();
+        starts.sort_unstable();
+        let free =
+            |window: &Window| self.encloses(window) && !taken.iter().any(|other| other.overlaps(window));
+        starts.into_iter().filter_map(|start| Window::checked(start, size)).find(free)
+    }
+}
+
 /// One PCI segment's share of the address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PciSegment {
@@ -326,6 +339,15 @@ impl Layout {
     #[must_use]
     pub fn pmem(&self) -> &[Window] {
         &self.pmem
+    }
+
+    /// What is free between memory and the 64-bit PCI windows, for memory that comes later; nothing where the address space
+    /// is so small that the windows begin right above memory.
+    #[must_use]
+    pub fn spare(&self) -> Option<Window> {
+        let end = self.pmem.last().map_or(self.ram.end(), Window::end).0.next_multiple_of(GIB);
+        let windows = self.segments.first()?.mmio64.base().0;
+        Window::checked(end, windows.checked_sub(end)?).filter(|spare| spare.size() > 0)
     }
 
     /// The number of vCPUs, 1 to 32.

@@ -138,3 +138,25 @@ fn without_persistent_memory_the_map_is_what_it_was() {
     let layout = Layout::new(GIB, 1, 2, 40).unwrap();
     assert_eq!(layout.clone().with_pmem(&[], 40).unwrap(), layout);
 }
+
+#[test]
+fn what_is_left_for_later_lies_between_memory_and_the_pci_windows() {
+    let layout = Layout::new(GIB, 1, 2, 40).unwrap().with_pmem(&[2 * MIB], 40).unwrap();
+    let spare = layout.spare().unwrap();
+    assert!(all_windows(&layout).iter().chain(layout.pmem()).all(|window| !window.overlaps(&spare)));
+    assert!(spare.base().0.is_multiple_of(GIB) && spare.base() > layout.pmem()[0].base());
+    assert_eq!(spare.end(), layout.segments()[0].mmio64.base());
+    assert_eq!(Layout::new(GIB, 1, 1, 36).unwrap().spare(), None, "the windows are right above RAM");
+}
+
+#[test]
+fn the_first_fit_fills_the_gap_that_was_left() {
+    let spare = Window::new(4 * GIB, 8 * GIB);
+    let first = spare.first_fit(&[], 2 * GIB).unwrap();
+    let second = spare.first_fit(&[first], 2 * MIB).unwrap();
+    let third = spare.first_fit(&[first, second], MIB).unwrap();
+    assert_eq!([first, second, third].map(|window| window.base().0 / GIB), [4, 6, 7]);
+    assert_eq!(spare.first_fit(&[second, third], GIB).unwrap().base().0, 4 * GIB);
+    assert_eq!(spare.first_fit(&[first, second, third], 4 * GIB).unwrap().base().0, 8 * GIB);
+    assert_eq!(spare.first_fit(&[first, second, third], 4 * GIB + MIB), None);
+}

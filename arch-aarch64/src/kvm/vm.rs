@@ -49,8 +49,9 @@ pub(super) struct Core {
 struct Slots {
     used: u32,
     read_only: Vec<Window>,
-    // Only held: a memslot must not outlive its mapping, or the guest would write to whatever is mapped there next.
-    held: Vec<GuestMemoryMmap<()>>,
+    // A memslot must not outlive its mapping, or the guest would write to whatever is mapped there next. With the number of
+    // the first region's slot.
+    held: Vec<(u32, GuestMemoryMmap<()>)>,
 }
 
 /// A VM without memory of which it is not yet decided whether it has memory tagging.
@@ -237,6 +238,15 @@ impl Vm {
         self.core.map(memory, if read_only { KVM_MEM_READONLY } else { 0 })
     }
 
+    /// Takes away memory that [`Self::add_memory`] has added, by the address of its one region: the guest finds nothing there
+    /// any more, and the mapping is let go of. Numbers of slots are not used again.
+    ///
+    /// # Errors
+    /// Where KVM refuses, or there is no such memory; the mapping stays then.
+    pub fn remove_memory(&self, address: u64) -> Result<(), KvmError> {
+        self.core.unmap(address)
+    }
+
     /// Has KVM log what the guest, and KVM itself, write to RAM from now on, data and tags alike; or no longer. Memory that
     /// was added later is not RAM.
     ///
@@ -276,7 +286,8 @@ impl Core {
     fn map(&self, memory: &GuestMemoryMmap<()>, flags: u32) -> Result<(), KvmError> {
         let mut slots = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         // Held from before the first slot: a later region that is refused leaves the earlier ones in place.
-        slots.held.push(memory.clone());
+        let first = slots.used;
+        slots.held.push((first, memory.clone()));
         for region in memory.iter() {
             self.map_region(slots.used, region, flags)?;
             slots.used += 1;
@@ -291,7 +302,26 @@ impl Core {
     /// What the first slots are.
     fn ram(&self) -> GuestMemoryMmap<()> {
         let slots = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.held.first().cloned().unwrap_or_default()
+        slots.held.first().map(|(_, ram)| ram.clone()).unwrap_or_default()
+    }
+
+    fn unmap(&self, address: u64) -> Result<(), KvmError> {
+        let mut slots = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = |memory: &GuestMemoryMmap<()>| memory.iter().next().map(|region| region.start_addr().0);
+        // The first is RAM, which stays.
+        let later = slots.held.iter().skip(1).position(|(_, memory)| first(memory) == Some(address));
+        let index = later.ok_or_else(|| KvmError::Memory { address, source: io::ErrorKind::NotFound.into() })? + 1;
+        let nothing = kvm_userspace_memory_region {
+            slot: slots.held[index].0,
+            guest_phys_addr: address,
+            ..kvm_userspace_memory_region::default()
+        };
+        // SAFETY: of no bytes, this only takes a slot away.
+        let gone = unsafe { self.fd.set_user_memory_region(nothing) };
+        gone.map_err(|e| KvmError::Memory { address, source: e.into() })?;
+        slots.held.remove(index);
+        slots.read_only.retain(|window| window.base().0 != address);
+        Ok(())
     }
 
     /// Whether the guest may read here and not write.

@@ -69,6 +69,11 @@ pub trait VirtioBackend: Send {
     /// Starts serving `queues`, which are those that the guest has enabled.
     fn start(&mut self, features: u64, queues: &[QueueSetup<'_>]) -> Result<(), Fault>;
 
+    /// Guest memory has more or less than before: one that is running has to know.
+    fn remap(&mut self) -> Result<(), Fault> {
+        Ok(())
+    }
+
     /// Has `queue` of a running device interrupt by another eventfd.
     fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault>;
 

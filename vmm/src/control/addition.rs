@@ -170,13 +170,6 @@ impl NewDevice {
                  of slots",
             ));
         }
-        if matches!(self, Self::Pmem(_)) {
-            return Err(refusal(
-                ErrorKind::BadRequest,
-                "pmem: each device's process was told at its start which memory there is, and RAM is placed such that \
-                 nothing is kept free for more; add the image before the VM is booted",
-            ));
-        }
         let (id, passed) = (self.name(config, ids), self.take_passed());
         let mut whole = config.clone();
         let mut alone = without_devices(config);

@@ -246,19 +246,19 @@ fn watchdog(
     Ok((Some(Device::Ours(planned)), Some(end)))
 }
 
-/// Starts the process of a device that is added to a guest, or takes up its program; the socket is the one descriptor that
-/// the specification names.
+/// Starts the process of a device that is added to a guest, or takes up its program; with the descriptors that the
+/// specification names.
 pub fn start_device(
     device: Option<Device>,
     children: &mut Children,
-) -> Result<(DeviceSpec, OwnedFd), BootError> {
+) -> Result<(DeviceSpec, Vec<OwnedFd>), BootError> {
     let mut fds = Parcel::default();
     let spec = match device {
         Some(Device::Ours(planned)) => start(planned, children, &mut fds)?,
         Some(Device::Outside(external)) => take_up(external, children, &mut fds)?,
         None => return Err(BootError::NoDevice),
     };
-    fds.0.pop().map(|socket| (spec, socket)).ok_or(BootError::NoDevice)
+    Ok((spec, fds.0))
 }
 
 /// Keeps an eye on the program that serves a device.

@@ -246,6 +246,11 @@ impl VirtioBackend for DeviceProcess {
         queues.iter().try_for_each(|queue| self.start_queue(queue))
     }
 
+    fn remap(&mut self) -> Result<(), Fault> {
+        // One that does not run hears of it when it is started.
+        if self.started.is_empty() { Ok(()) } else { self.send_memory() }
+    }
+
     fn set_call(&mut self, queue: u16, call: Option<&EventFd>) -> Result<(), Fault> {
         let Self { session, silent, .. } = self;
         let call = call.unwrap_or(silent);

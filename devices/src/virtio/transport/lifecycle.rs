@@ -96,6 +96,15 @@ impl VirtioPciDevice {
         Ok(())
     }
 
+    /// Guest memory has more or less than before. A back end that cannot take that up is replaced as any that fails.
+    pub fn remap(&mut self) {
+        if self.phase == Phase::Running
+            && let Err(fault) = self.backend.remap()
+        {
+            self.fail(&fault);
+        }
+    }
+
     /// Has what the back end writes to guest memory logged from now on, or no longer.
     pub fn log_writes(&mut self, log: Option<&LogFile>) -> Result<(), Fault> {
         match self.phase {

@@ -80,8 +80,9 @@ impl Driver {
             boot::start_device(device, &mut self.children)
         });
         let started = device.map_err(|error| error.into_api(NOT_ADDED));
-        let (spec, socket) = started.inspect_err(|_| self.abandon(plan))?;
-        let sent = self.command(Command::AddDevice(Box::new(spec)), &[socket.as_fd()]);
+        let (spec, fds) = started.inspect_err(|_| self.abandon(plan))?;
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let sent = self.command(Command::AddDevice(Box::new(spec)), &borrowed);
         sent.inspect_err(|_| self.abandon(plan))
     }
 

@@ -21,6 +21,7 @@ use granule_jail::{SeccompMode, ThreadKind};
 use vm_device::DeviceMmio;
 use vm_device::bus::{MmioAddress, MmioRange};
 use vm_device::device_manager::{IoManager, MmioManager};
+use vm_memory::GuestAddressSpace;
 
 use super::console::Console;
 use super::doorbells::KvmDoorbells;
@@ -95,7 +96,9 @@ impl BusError {
     /// A place that is not there or taken is the request's to mend.
     pub fn blame(&self) -> Blame {
         match self {
-            Self::Slot { .. } | Self::Segment { .. } => Blame::Request,
+            Self::Slot { .. }
+            | Self::Segment { .. }
+            | Self::Region(RegionError::NoRoom { .. } | RegionError::Short { .. }) => Blame::Request,
             _ => Blame::Host,
         }
     }
@@ -127,7 +130,7 @@ pub struct Bus {
 
 /// What devices are built with, at boot and later.
 pub(super) struct Builder {
-    vm: Arc<Vm>,
+    pub(super) vm: Arc<Vm>,
     memory: GuestMemory,
     ram: GuestMemory,
     outsiders: GuestMemory,
@@ -166,9 +169,9 @@ impl Bus {
             .iter()
             .map(|segment| segment_at(&mut io, segment))
             .collect::<Result<Vec<_>, _>>()?;
-        let memory = GuestMemory::from(Arc::new(regions.beside(ram).map_err(BusError::from)?));
+        let memory = GuestMemory::from(Arc::new(regions.beside(&ram.memory).map_err(BusError::from)?));
         let outsiders =
-            GuestMemory::from(Arc::new(regions.beside_for_outsiders(ram).map_err(BusError::from)?));
+            GuestMemory::from(Arc::new(regions.beside_for_outsiders(&ram.memory).map_err(BusError::from)?));
         let deadlines = Deadlines::start(move || keep_time_only(seccomp)).map_err(BusError::Deadlines)?;
         let postman = postman.try_clone().map_err(BusError::Deadlines)?;
         let routes = MsiRoutes::new(vm.clone());
@@ -235,6 +238,20 @@ impl Builder {
             });
         });
         Ok((on_fault, on_driver))
+    }
+
+    /// Has devices that are started from now on share RAM and all regions that there are.
+    pub(super) fn share_regions(&self) -> Result<(), RegionError> {
+        let ram = self.ram.memory();
+        let shares = [
+            (&self.memory, self.regions.beside(&ram)?),
+            (&self.outsiders, self.regions.beside_for_outsiders(&ram)?),
+        ];
+        for (shared, memory) in shares {
+            // A panic aborts the process, so no lock is ever found poisoned.
+            shared.lock().unwrap_or_else(PoisonError::into_inner).replace(memory);
+        }
+        Ok(())
     }
 
     /// A postman that vCPU threads can share.

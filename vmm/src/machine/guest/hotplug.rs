@@ -5,6 +5,13 @@
 //!  remove   ─► the guest is asked ─► … its driver lets go … ─► Letter::Released ─► out of the slot ─► Notice::DeviceRemoved
 //! ```
 //! A removal is a wish: when it is fulfilled is up to the guest, and until then the device works.
+//!
+//! Memory that a device brings along is there before the device is, and goes after it; all processes map it, since its pages
+//! are good buffers for every device:
+//! ```text
+//!  add     ─► slot of the VM ─► SET_MEM_TABLE to each process ─► the device
+//!  removed ─► SET_MEM_TABLE to each process ─► slot of the VM
+//! ```
 
 use std::sync::Arc;
 
@@ -59,7 +66,36 @@ impl Builder {
 impl Bus {
     /// Adds a device to a guest that runs.
     pub fn add_hot(&mut self, spec: &DeviceSpec, fds: &mut Descriptors) -> Result<DeviceReport, BusError> {
-        self.add(spec, placement::hot(), fds)
+        if let Some(memory) = spec.memory {
+            let Builder { regions, vm, .. } = &mut self.builder;
+            regions.add(&spec.id, memory, fds, vm)?;
+            self.remap();
+        }
+        let added = self.add(spec, placement::hot(), fds);
+        if added.is_err() {
+            self.take_memory(&spec.id);
+        }
+        added
+    }
+
+    /// Takes away the memory that a device has brought along, if it has.
+    fn take_memory(&mut self, id: &str) {
+        let Some(window) = self.builder.regions.remove(id) else { return };
+        self.remap();
+        if let Err(error) = self.builder.vm.remove_memory(window.base().0) {
+            // The guest keeps what it has let go of, until it ends.
+            tracing::warn!(id, error = &error as &dyn std::error::Error, "memory cannot be taken away");
+        }
+    }
+
+    /// Has every device that runs share what memory there is now.
+    fn remap(&self) {
+        if let Err(error) = self.builder.share_regions() {
+            // All have windows of their own, so this cannot be.
+            tracing::error!(error = &error as &dyn std::error::Error, "memory cannot be shared");
+            return;
+        }
+        self.devices.values().for_each(|attached| lock(&attached.device).remap());
     }
 
     /// Builds a device and puts it where it is wanted. What fails leaves nothing behind.
@@ -99,6 +135,7 @@ impl Bus {
         self.builder.segments.get(usize::from(segment))?.unplug(home);
         self.devices.remove(&id);
         self.builder.alarms().forget(&id);
+        self.take_memory(&id);
         Some(id)
     }
 

@@ -14,7 +14,6 @@ use rustix::mm::{Advice, madvise};
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
-use super::GuestRam;
 use super::state::RegionState;
 use crate::machine::turn::{Descriptors, MissingDescriptor};
 use crate::wire::{Contents, DeviceSpec, RegionSpec};
@@ -54,6 +53,20 @@ pub enum RegionError {
         /// Which device.
         id: String,
     },
+    /// No address for one that comes later.
+    #[error(
+        "device {id:?}: there is no room for its {size} bytes of memory between what the VM has and its PCI windows; boot \
+         it with the image, or with more bits of address (cpus.max_phys_bits)"
+    )]
+    NoRoom {
+        /// Which device.
+        id: String,
+        /// Bytes.
+        size: u64,
+    },
+    /// A slot for it.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
     /// The specification and its descriptors do not fit each other.
     #[error(transparent)]
     Descriptor(#[from] MissingDescriptor),
@@ -61,7 +74,11 @@ pub enum RegionError {
 
 /// The memory of all devices.
 #[derive(Debug)]
-pub struct Regions(Vec<DeviceRegion>);
+pub struct Regions {
+    all: Vec<DeviceRegion>,
+    /// Where memory of devices may go that come later.
+    spare: Option<Window>,
+}
 
 #[derive(Debug)]
 struct DeviceRegion {
@@ -86,7 +103,7 @@ impl Regions {
             let mapping = map(id, file, spec)?;
             let memory = GuestRegionMmap::new(mapping, window.base());
             let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.clone() })?);
-            Ok(DeviceRegion {
+            Ok::<_, RegionError>(DeviceRegion {
                 id: id.clone(),
                 window,
                 memory,
@@ -94,39 +111,58 @@ impl Regions {
                 contents: spec.contents,
             })
         });
-        regions.collect::<Result<_, _>>().map(Self)
+        Ok(Self { all: regions.collect::<Result<_, _>>()?, spare: layout.spare() })
+    }
+
+    /// Gives the VM the memory that a device brings along which comes while the guest runs.
+    pub fn add(&mut self, id: &str, spec: RegionSpec, fds: &mut Descriptors, vm: &Vm) -> Result<(), RegionError> {
+        let no_room = || RegionError::NoRoom { id: id.into(), size: spec.size };
+        let window = self.place(spec.size).ok_or_else(no_room)?;
+        let memory = GuestRegionMmap::new(map(id, File::from(fds.take(spec.file)?), spec)?, window.base());
+        let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.into() })?);
+        let RegionSpec { read_only, contents, .. } = spec;
+        let region = DeviceRegion { id: id.into(), window, memory, read_only, contents };
+        region.give_to(vm)?;
+        self.all.push(region);
+        self.all.sort_by_key(|region| region.window.base());
+        Ok(())
+    }
+
+    /// Takes a device's memory away, which nobody maps any more; answers whether it had any.
+    pub fn remove(&mut self, id: &str) -> Option<Window> {
+        let index = self.all.iter().position(|region| region.id == id)?;
+        Some(self.all.remove(index).window)
+    }
+
+    fn place(&self, size: u64) -> Option<Window> {
+        let taken: Vec<Window> = self.all.iter().map(|region| region.window).collect();
+        self.spare?.first_fit(&taken, size)
     }
 
     /// Gives the VM a slot for each.
     pub fn give_to(&self, vm: &Vm) -> Result<(), KvmError> {
-        for region in &self.0 {
-            let memory = GuestMemoryMmap::from_arc_regions(vec![region.memory.clone()]);
-            // One region overlaps nothing.
-            let memory = memory.map_err(|error| KvmError::Memory {
-                address: region.window.base().0,
-                source: io::Error::other(error),
-            })?;
-            vm.add_memory(&memory, region.read_only)?;
-        }
-        Ok(())
+        self.all.iter().try_for_each(|region| region.give_to(vm))
     }
 
     /// RAM and all of these: what our own devices may read and write.
-    pub fn beside(&self, ram: &GuestRam) -> Result<GuestMemoryMmap<()>, RegionError> {
+    pub fn beside(&self, ram: &GuestMemoryMmap<()>) -> Result<GuestMemoryMmap<()>, RegionError> {
         self.joined(ram, |_| true)
     }
 
     /// RAM and what may be written to: other programs map all that they get for writing, and fail where they may not.
-    pub fn beside_for_outsiders(&self, ram: &GuestRam) -> Result<GuestMemoryMmap<()>, RegionError> {
+    pub fn beside_for_outsiders(
+        &self,
+        ram: &GuestMemoryMmap<()>,
+    ) -> Result<GuestMemoryMmap<()>, RegionError> {
         self.joined(ram, |region| !region.read_only)
     }
 
     fn joined(
         &self,
-        ram: &GuestRam,
+        ram: &GuestMemoryMmap<()>,
         wanted: impl Fn(&DeviceRegion) -> bool,
     ) -> Result<GuestMemoryMmap<()>, RegionError> {
-        self.0.iter().filter(|region| wanted(region)).try_fold((*ram.memory).clone(), |memory, region| {
+        self.all.iter().filter(|region| wanted(region)).try_fold(ram.clone(), |memory, region| {
             let overlap = |_| RegionError::Overlap { id: region.id.clone() };
             memory.insert_region(region.memory.clone()).map_err(overlap)
         })
@@ -134,13 +170,13 @@ impl Regions {
 
     /// Those whose contents nobody but the guest has, in the order of the memory map: the id of the device, and memory.
     pub fn own(&self) -> impl Iterator<Item = (&str, &GuestRegionMmap<()>)> {
-        let own = self.0.iter().filter(|region| region.contents == Contents::Own);
+        let own = self.all.iter().filter(|region| region.contents == Contents::Own);
         own.map(|region| (region.id.as_str(), &*region.memory))
     }
 
     /// What a snapshot keeps of the memory of a device.
     pub fn saved(&self, id: &str) -> Option<RegionState> {
-        let region = self.0.iter().find(|region| region.id == id)?;
+        let region = self.all.iter().find(|region| region.id == id)?;
         let DeviceRegion { id: _, window, memory: _, read_only, contents } = region;
         Some(RegionState {
             gpa: window.base().0,
@@ -152,7 +188,19 @@ impl Regions {
 
     /// Where the memory of a device is.
     pub fn window(&self, id: &str) -> Option<Window> {
-        self.0.iter().find(|region| region.id == id).map(|region| region.window)
+        self.all.iter().find(|region| region.id == id).map(|region| region.window)
+    }
+}
+
+impl DeviceRegion {
+    fn give_to(&self, vm: &Vm) -> Result<(), KvmError> {
+        let memory = GuestMemoryMmap::from_arc_regions(vec![self.memory.clone()]);
+        // One region overlaps nothing.
+        let memory = memory.map_err(|error| KvmError::Memory {
+            address: self.window.base().0,
+            source: io::Error::other(error),
+        })?;
+        vm.add_memory(&memory, self.read_only)
     }
 }
 
