@@ -10,7 +10,7 @@ use rustix::system::finit_module;
 /// `MODULE_INIT_COMPRESSED_FILE` of linux/module.h: the kernel itself unpacks the module.
 const COMPRESSED: i32 = 4;
 
-/// Loads every module of a folder in the order of the names; returns those that the kernel refused.
+/// Loads every module of a folder in the order of the names, those that are not; returns those that the kernel refused.
 pub fn load_all(folder: &str) -> Vec<(String, String)> {
     let mut paths: Vec<_> = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path()).collect();
     paths.sort();
@@ -27,7 +27,11 @@ fn load(path: &Path) -> Result<(), String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let packed = path.extension().is_some_and(|e| e == "xz" || e == "zst" || e == "gz");
     let options = CString::default();
-    finit_module(&file, &options, if packed { COMPRESSED } else { 0 }).map_err(|e| e.to_string())
+    match finit_module(&file, &options, if packed { COMPRESSED } else { 0 }) {
+        // It is loaded.
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Waits until a device can be opened: drivers find theirs when they like, and its node is there a moment before its driver.

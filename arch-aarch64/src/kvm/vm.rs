@@ -310,7 +310,8 @@ impl Core {
         let first = |memory: &GuestMemoryMmap<()>| memory.iter().next().map(|region| region.start_addr().0);
         // The first is RAM, which stays.
         let later = slots.held.iter().skip(1).position(|(_, memory)| first(memory) == Some(address));
-        let index = later.ok_or_else(|| KvmError::Memory { address, source: io::ErrorKind::NotFound.into() })? + 1;
+        let index =
+            later.ok_or_else(|| KvmError::Memory { address, source: io::ErrorKind::NotFound.into() })? + 1;
         let nothing = kvm_userspace_memory_region {
             slot: slots.held[index].0,
             guest_phys_addr: address,

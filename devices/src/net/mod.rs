@@ -11,6 +11,7 @@
 
 mod batch;
 mod device;
+mod elsewhere;
 mod spec;
 mod state;
 mod sys;
@@ -19,6 +20,7 @@ mod tap;
 use std::error::Error;
 
 pub use device::NetDevice;
+pub use elsewhere::{Offer, elsewhere};
 pub use spec::{
     CONFIG_SIZE, HEADER_SIZE, MAX_PAIRS, TUN_F_CSUM, TUN_F_TSO_ECN, TUN_F_TSO4, TUN_F_TSO6, TUN_F_UFO,
 };

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use granule_tests::client::Client;
@@ -15,8 +16,8 @@ use granule_tests::wait;
 use serde_json::json;
 
 use crate::disks::Images;
-use crate::guest;
 use crate::serial::talk;
+use crate::{guest, net};
 
 /// A share as Kata Containers asks for it, on the second segment.
 pub fn with_share(socket: &str) -> Guest {
@@ -144,15 +145,27 @@ fn a_server_that_never_answers_holds_up_nobody_but_the_boot() {
 }
 
 #[test]
-fn our_own_processes_serve_as_a_generic_device_and_as_a_disk() {
+fn our_own_processes_serve_as_a_generic_device_as_a_disk_and_as_an_interface() {
     let (place, images) = (Folder::new(), Images::new());
-    let [socket, disk_socket] = ["rng.sock", "blk.sock"].map(|name| place.file(name));
+    let [socket, disk_socket, net_socket] = ["rng.sock", "blk.sock", "net.sock"].map(|name| place.file(name));
     let _server = Server::granule_device(&["rng"], &socket);
     let image = images.filled("image", 1, 4 * MIB);
     let _disk = Server::granule_device(&["blk", "--image", &image], &disk_socket);
     let device = json!([{"device_type": 4, "queue_sizes": [256], "socket": socket, "id": "mine"}]);
     let disk = json!([{"vhost_user": true, "vhost_socket": disk_socket}]);
-    let (vm, mut session) = talk(&guest().set("/generic_vhost_user", device).set("/disks", disk));
+    let _net =
+        Server::granule_device(&["net", "--tap", "granule-x", "--mac", "02:00:00:00:09:02"], &net_socket);
+    let up = ["granule-x", "10.9.9.1", "netmask", "255.255.255.0", "up"];
+    assert!(Command::new("ifconfig").args(up).status().unwrap().success());
+    let mac = "02:00:ca:fe:00:09";
+    let interface = json!([{"vhost_user": true, "vhost_socket": net_socket, "mac": mac, "mtu": 1400}]);
+    let devices = guest().set("/generic_vhost_user", device).set("/disks", disk).set("/net", interface);
+    let (vm, mut session) = talk(&devices);
+    session.say(&format!("start tcp {}", net::address(9)));
+    session.line("GRANULE started tcp");
+    net::echoes(9, 1, MIB);
+    let seen = session.check("nic:eth0");
+    assert_eq!((&seen["address"], &seen["mtu"]), (&json!(mac), &json!("1400")), "{seen}");
     assert_eq!(session.check(&format!("disk:read:vda:1:0:{}", 4 * MIB))["wrong"], 0);
     assert_eq!(session.check(&format!("disk:write:vda:2:0:{MIB}"))["written"], MIB);
     assert_eq!((images.wrong("image", 2, 0, MIB), images.wrong("image", 1, MIB, 3 * MIB)), (0, 0));

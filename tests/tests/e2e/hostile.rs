@@ -32,7 +32,7 @@ fn bdf(vm: &Vm, id: &str) -> String {
 }
 
 /// The machine is as it was: the same processes, and an API that answers in time.
-fn stands(vm: &Vm) {
+pub fn stands(vm: &Vm) {
     for name in ["vmm.ping", "vm.info"] {
         let since = Instant::now();
         assert_eq!(vm.monitor.get(name).code, 200, "{}", vm.monitor.errors());
@@ -41,7 +41,7 @@ fn stands(vm: &Vm) {
     assert_eq!(vm.monitor.state(), "Running");
 }
 
-fn serves_entropy(session: &mut Session) {
+pub fn serves_entropy(session: &mut Session) {
     let rng = session.check("rng");
     assert_eq!((&rng["bytes"], &rng["repeats"]), (&8192.into(), &false.into()), "{rng}");
 }

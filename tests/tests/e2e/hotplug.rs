@@ -184,12 +184,18 @@ pub fn remove(vm: &Vm, id: &str) {
 
 /// Waits until the guest has let go: Linux takes five seconds to think it over.
 pub fn wait_removed(vm: &Vm, id: &str) {
-    let removed = || {
+    wait_event(vm, "removed", id, 1);
+}
+
+/// Waits until a device has had so many events of this name.
+pub fn wait_event(vm: &Vm, name: &str, id: &str, count: usize) {
+    let told = || {
         let events = vm.monitor.events().all();
-        events.iter().any(|e| e.name() == "virtio-device:removed" && e.properties["id"] == id).then_some(())
+        let all = events.iter().filter(|e| e.source == "virtio-device" && e.event == name);
+        (all.filter(|e| e.properties["id"] == id).count() >= count).then_some(())
     };
-    if wait::until(wait::LONG, removed).is_none() {
-        panic!("{id} is not let go of: {:?}; {}", vm.monitor.events().all(), vm.monitor.errors());
+    if wait::until(wait::LONG, told).is_none() {
+        panic!("{id} is not {name}: {:?}; {}", vm.monitor.events().all(), vm.monitor.doing());
     }
 }
 

@@ -68,12 +68,12 @@ pub fn echoes(network: u8, seed: u64, bytes: u64) {
     sending.join().unwrap();
 }
 
-fn ping(network: u8) {
+pub fn ping(network: u8) {
     let output = Command::new("ping").args(["-c", "3", "-W", "20", &address(network)]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
-fn interface(tap: &str, file: &str) -> String {
+pub fn interface(tap: &str, file: &str) -> String {
     fs::read_to_string(format!("/sys/class/net/{tap}/{file}")).unwrap_or_default().trim().to_owned()
 }
 

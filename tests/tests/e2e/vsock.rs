@@ -28,7 +28,7 @@ fn start(folder: &Folder) -> (Vm, Session, String) {
     (vm, session, path)
 }
 
-fn start_service(session: &mut Session) {
+pub fn start_service(session: &mut Session) {
     session.say("start vsock");
     session.line("GRANULE started vsock");
 }
@@ -42,7 +42,7 @@ fn dial(path: &str, port: u32) -> UnixStream {
 }
 
 /// A connection to the guest's service, which was told `command`.
-fn command(path: &str, command: &str) -> UnixStream {
+pub fn command(path: &str, command: &str) -> UnixStream {
     let mut stream = dial(path, PORT);
     assert!(line(&mut stream).starts_with("OK "));
     stream.write_all(format!("{command}\n").as_bytes()).unwrap();
@@ -85,7 +85,7 @@ fn wrong(mut stream: &UnixStream, seed: u64, bytes: u64) -> usize {
 }
 
 /// Everything that is sent comes back.
-fn echoes(path: &str, seed: u64, bytes: u64) {
+pub fn echoes(path: &str, seed: u64, bytes: u64) {
     let stream = command(path, "echo");
     let sender = stream.try_clone().unwrap();
     let sending = std::thread::spawn(move || {

@@ -233,6 +233,17 @@ pub struct OutsideDevice {
     pub device_type: u16,
     /// Where its configuration comes from.
     pub config: OutsideConfig,
+    /// Features of its program that the guest is not offered.
+    pub withheld: u64,
+    /// Features that the guest is offered because of the configuration that it is given.
+    pub ours: u64,
+}
+
+impl OutsideDevice {
+    /// One whose features are its program's.
+    pub fn new(device_type: u16, config: OutsideConfig) -> Self {
+        Self { device_type, config, withheld: 0, ours: 0 }
+    }
 }
 
 /// The device-specific configuration of a device that another program serves.

@@ -1,12 +1,14 @@
 //! `net`: network interfaces on taps of the host.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, Fault};
+use super::machine::socket_path;
 use super::places::{PciPlace, place};
-use crate::config::{NetConfig, PASSED_FD, RateLimiterConfig};
+use crate::config::{NetConfig, PASSED_FD, RateLimiterConfig, VhostMode};
 
 /// The most pairs of queues, for which the numbers by which a device's loop names queues have room.
 const MAX_PAIRS: usize = 16;
@@ -22,6 +24,8 @@ pub struct Net {
     pub tap: Option<String>,
     /// Its taps came as descriptors, one for each pair.
     pub passed: bool,
+    /// The socket of the program that serves it, if that is not we; there is no tap then.
+    pub served_at: Option<PathBuf>,
     /// Address of a tap that is made for it.
     pub ip: Ipv4Addr,
     /// Mask that goes with it.
@@ -48,13 +52,7 @@ pub struct Net {
 pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigError> {
     let at = |key: &str| format!("{field}.{key}");
     let refuse = |key: &str, reason| Err(ConfigError::new(at(key), Fault::Unsupported(reason)));
-    if raw.vhost_user || raw.vhost_socket.is_some() {
-        return refuse(
-            "vhost_user",
-            "who serves the queue of commands differs from program to program; describe it as it is, by \
-             generic_vhost_user with device_type 1",
-        );
-    }
+    let served_at = served_at(field, raw)?;
     passed(field, raw)?;
     if raw.iommu {
         return refuse("iommu", "a virtual IOMMU is not supported");
@@ -77,6 +75,7 @@ pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigErr
         return Err(ConfigError::new(at("mac"), fault));
     }
     Ok(Net {
+        served_at,
         passed: !raw.fds.is_empty(),
         tap: raw.tap.as_deref().map(|name| tap(at("tap"), name)).transpose()?,
         ip,
@@ -90,6 +89,43 @@ pub fn net(field: &str, raw: &NetConfig, segments: u16) -> Result<Net, ConfigErr
         limits: raw.rate_limiter_config.unwrap_or_default(),
         place: place(field, raw.pci_segment, raw.pci_device_id, segments)?,
     })
+}
+
+/// Where the program that serves the interface is found, and that nothing is asked which only we could do.
+fn served_at(field: &str, raw: &NetConfig) -> Result<Option<PathBuf>, ConfigError> {
+    let fault = |key: &str, fault| Err(ConfigError::new(format!("{field}.{key}"), fault));
+    let socket = match (&raw.vhost_socket, raw.vhost_user) {
+        (None, false) => return Ok(None),
+        (Some(socket), true) => socket_path(&format!("{field}.vhost_socket"), socket)?,
+        (None, true) => {
+            return fault("vhost_socket", Fault::Missing("an interface of another program needs its socket"));
+        }
+        (Some(_), false) => {
+            return fault("vhost_socket", Fault::Contradiction("vhost_user is false".into()));
+        }
+    };
+    if raw.vhost_mode == VhostMode::Server {
+        return fault("vhost_mode", Fault::Unsupported("we connect, and the program listens"));
+    }
+    if raw.num_queues != 2 {
+        let reason = "more than one pair takes a queue of commands, which some programs serve and some leave to the \
+                      monitor; describe it as it is, by generic_vhost_user with device_type 1";
+        return fault("num_queues", Fault::Unsupported(reason));
+    }
+    let ours = [
+        ("tap", raw.tap.is_some()),
+        ("fds", !raw.fds.is_empty()),
+        ("host_mac", raw.host_mac.is_some()),
+        ("rate_limiter_config", raw.rate_limiter_config.is_some()),
+    ];
+    match ours.into_iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
+            let text =
+                "the program at vhost_socket has its own link to the network, and is not told".to_owned();
+            fault(key, Fault::Contradiction(text))
+        }
+        None => Ok(Some(socket)),
+    }
 }
 
 /// Descriptors come along with vm.add-net or stand on our own command line, one for each pair of queues.
@@ -163,6 +199,8 @@ mod tests {
         assert_eq!((net.ip, net.mask), (Ipv4Addr::new(192, 168, 249, 1), Ipv4Addr::new(255, 255, 255, 0)));
         assert_eq!((net.offloads, net.mac[0] & 3, net.passed), ([true; 3], 2, false));
         assert!(of(r#"{"fds":[-1,-1],"num_queues":4}"#).unwrap().passed);
+        let outside = of(r#"{"vhost_user":true,"vhost_socket":"/s"}"#).unwrap();
+        assert_eq!(outside.served_at.as_deref(), Some("/s".as_ref()));
     }
 
     #[test]
@@ -185,7 +223,11 @@ mod tests {
             (r#"{"fds":[3]}"#, "fds"),
             (r#"{"fds":[-1,-1]}"#, "fds"),
             (r#"{"fds":[-1],"tap":"tap0"}"#, "fds"),
-            (r#"{"vhost_user":true}"#, "vhost_user"),
+            (r#"{"vhost_user":true}"#, "vhost_socket"),
+            (r#"{"vhost_socket":"/s"}"#, "vhost_socket"),
+            (r#"{"vhost_user":true,"vhost_socket":"/s","vhost_mode":"Server"}"#, "vhost_mode"),
+            (r#"{"vhost_user":true,"vhost_socket":"/s","num_queues":4}"#, "num_queues"),
+            (r#"{"vhost_user":true,"vhost_socket":"/s","tap":"tap0"}"#, "tap"),
         ] {
             let error = of(json).unwrap_err();
             assert!(error.starts_with(&format!("net[1].{key}: ")), "{json}: {error}");

@@ -29,6 +29,10 @@ pub struct Expected {
     pub config_size: usize,
     /// What becomes of it.
     pub config: ConfigSource,
+    /// Features of the process that the guest is not offered.
+    pub withheld: u64,
+    /// Features that the guest is offered whatever the process has: they are about the configuration, which is given.
+    pub ours: u64,
     /// How long each request may take.
     pub limit: Duration,
 }
@@ -39,7 +43,14 @@ impl Expected {
 
     /// What is expected of an entropy device: one queue, nothing to configure.
     pub fn rng() -> Self {
-        Self { queue_sizes: vec![256], config_size: 0, config: ConfigSource::Read, limit: Self::LIMIT }
+        Self {
+            queue_sizes: vec![256],
+            config_size: 0,
+            config: ConfigSource::Read,
+            withheld: 0,
+            ours: 0,
+            limit: Self::LIMIT,
+        }
     }
 }
 
@@ -199,7 +210,7 @@ impl DeviceProcess {
 
 impl VirtioBackend for DeviceProcess {
     fn features(&self) -> u64 {
-        self.session.features()
+        self.session.features() & !self.expected.withheld | self.expected.ours
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -292,7 +303,7 @@ impl VirtioBackend for DeviceProcess {
 
     fn reconnect(&mut self, stream: UnixStream) -> Result<(), Fault> {
         let (session, config) = open(stream, &self.deadlines, &self.expected)?;
-        if self.session.features() & !session.features() != 0 {
+        if self.session.features() & !self.expected.withheld & !session.features() != 0 {
             return Err(DeviceFault::Lacks("features that its predecessor had").into());
         }
         self.session = session;

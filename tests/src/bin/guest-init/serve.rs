@@ -42,7 +42,7 @@ pub fn act(what: &str) -> ! {
     }
 }
 
-/// Commands from the console, one a line: `run NAME…`, `keep THREADS`, `start SERVICE`, `echo TEXT`, or a word of [`act`].
+/// Commands from the console, one a line: `run NAME…`, `keep THREADS`, `start SERVICE`, `load DRIVERS`, `echo TEXT`, or a word of [`act`].
 fn serve() -> String {
     say("serving");
     for line in std::io::stdin().lock().lines() {
@@ -62,6 +62,10 @@ fn serve() -> String {
             ("start", what) => match streams::start(what) {
                 Ok(()) => say(&format!("started {what}")),
                 Err(error) => say(&format!("fail start {what}: {error}")),
+            },
+            ("load", folder) => match &granule_tests::modules::load_all(&format!("/{folder}"))[..] {
+                [] => say(&format!("loaded {folder}")),
+                refused => say(&format!("fail load {folder}: {refused:?}")),
             },
             ("echo", text) => say(&format!("echo {text}")),
             ("", _) => {}

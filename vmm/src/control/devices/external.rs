@@ -1,15 +1,18 @@
-//! `fs`, `generic_vhost_user` and `disks` with a socket: devices that another program serves.
+//! `fs`, `generic_vhost_user`, `disks` and `net` with a socket: devices that another program serves.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use granule_api::config::{Checked, Disk, Fs, PciPlace, VmConfig};
+use granule_api::config::{Checked, Disk, Fs, Net, PciPlace, VmConfig};
+use granule_devices::net;
 
 use super::ids::taken;
 use super::{Ids, PlanError};
 use crate::control::outside::{Connections, Target};
 use crate::wire::{OutsideConfig, OutsideDevice};
 
+/// The type of a network device (virtio 1.2, §5.1).
+const NET: u16 = 1;
 /// The type of a block device (virtio 1.2, §5.2).
 const BLOCK: u16 = 2;
 /// The type of a file system device (virtio 1.2, §5.11).
@@ -39,9 +42,42 @@ pub fn targets(checked: &Checked) -> Vec<Target> {
     let shares = checked.fs.iter().enumerate().map(|(index, fs)| target("fs", index, &fs.socket));
     let disks = checked.disks.iter().enumerate();
     let disks = disks.filter_map(|(index, disk)| Some(disk_target(index, disk.served_at.as_ref()?)));
+    let nets = checked.net.iter().enumerate();
+    let nets = nets.filter_map(|(index, net)| Some(net_target(index, net.served_at.as_ref()?)));
     let generic = checked.generic_vhost_user.iter().enumerate();
     let generic = generic.map(|(index, device)| target("generic_vhost_user", index, &device.socket));
-    disks.chain(shares).chain(generic).collect()
+    disks.chain(nets).chain(shares).chain(generic).collect()
+}
+
+fn net_target(index: usize, path: &Path) -> Target {
+    Target { field: format!("net[{index}].vhost_socket"), path: path.to_owned() }
+}
+
+/// Plans the interface of that index, which the program at `socket` serves; who the guest is there, is decided here.
+pub(super) fn net(
+    index: usize,
+    id: String,
+    checked: &Net,
+    socket: &Path,
+    connections: &mut Connections,
+) -> Result<External, PlanError> {
+    let target = net_target(index, socket);
+    let socket = connections.take(&target)?;
+    let offer = net::elsewhere(checked.mac, checked.mtu, checked.offloads);
+    let device = OutsideDevice {
+        device_type: NET,
+        config: OutsideConfig::Given(offer.config.to_vec()),
+        withheld: offer.withheld,
+        ours: offer.ours,
+    };
+    Ok(External {
+        id,
+        target,
+        socket,
+        device,
+        place: checked.place,
+        queue_sizes: vec![checked.queue_size; 2],
+    })
 }
 
 fn disk_target(index: usize, path: &Path) -> Target {
@@ -58,7 +94,7 @@ pub(super) fn disk(
 ) -> Result<External, PlanError> {
     let target = disk_target(index, socket);
     let socket = connections.take(&target)?;
-    let device = OutsideDevice { device_type: BLOCK, config: OutsideConfig::OnDemand };
+    let device = OutsideDevice::new(BLOCK, OutsideConfig::OnDemand);
     let queue_sizes = vec![checked.queue_size; checked.queues.into()];
     Ok(External { id, target, socket, device, place: checked.place, queue_sizes })
 }
@@ -80,7 +116,7 @@ pub(super) fn fs(
     config.fs[index].id = Some(id.clone());
     let target = target("fs", index, &checked.socket);
     let socket = connections.take(&target)?;
-    let device = OutsideDevice { device_type: FS, config: OutsideConfig::Given(fs_config(checked)) };
+    let device = OutsideDevice::new(FS, OutsideConfig::Given(fs_config(checked)));
     // The first queue is for what must not wait behind requests.
     let queue_sizes = vec![checked.queue_size; usize::from(checked.queues) + 1];
     Ok(External { id, target, socket, device, place: checked.place, queue_sizes })
@@ -107,7 +143,7 @@ pub(super) fn generic(
     config.generic_vhost_user[index].id = Some(id.clone());
     let target = target("generic_vhost_user", index, &checked.socket);
     let socket = connections.take(&target)?;
-    let device = OutsideDevice { device_type: checked.device_type, config: OutsideConfig::OnDemand };
+    let device = OutsideDevice::new(checked.device_type, OutsideConfig::OnDemand);
     Ok(External {
         id,
         target,

@@ -185,7 +185,10 @@ pub fn plan(
     }
     for (index, (net, raw)) in checked.net.iter().zip(&mut config.net).enumerate() {
         let id = raw.id.get_or_insert_with(|| ids.give("_net", &taken)).clone();
-        devices.push(Device::Ours(net::plan(&format!("net[{index}]"), id, net, passed)?));
+        devices.push(match &net.served_at {
+            Some(socket) => Device::Outside(external::net(index, id, net, socket, connections)?),
+            None => Device::Ours(net::plan(&format!("net[{index}]"), id, net, passed)?),
+        });
     }
     devices.push(Device::Ours(rng::plan(config, &checked.rng)?));
     devices.extend(pmem::plan(config, &checked.pmem, ids, guest)?.into_iter().map(Device::Ours));

@@ -17,6 +17,7 @@ use super::super::addition::{self, NewDevice, Removal};
 use super::super::boot::{self, BootError};
 use super::super::create;
 use super::super::devices;
+use super::super::image_cache;
 use super::super::info;
 use super::super::plan::{Audience, Plan, Progress, Step};
 use super::super::refusal::refusal;
@@ -156,6 +157,8 @@ impl Driver {
     /// The guest has let go of a device, and its bus too: what served it ends.
     pub(super) fn on_removed(&mut self, id: &str) {
         self.children.end(id);
+        // Of an image that nobody else has.
+        image_cache::sweep();
         if let Some(live) = self.vm.live_mut() {
             live.report.devices.retain(|device| device.id != id);
             live.jail = info::jail(&self.children);

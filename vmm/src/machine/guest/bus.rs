@@ -366,7 +366,18 @@ fn expected(spec: &DeviceSpec) -> Expected {
             OutsideConfig::Given(config) => (config.len(), ConfigSource::Given(config.clone())),
         },
     };
-    Expected { queue_sizes: spec.queue_sizes.clone(), config_size, config, limit: Expected::LIMIT }
+    let (withheld, ours) = match &spec.served {
+        Served::Ours(_) => (0, 0),
+        Served::Outside(device) => (device.withheld, device.ours),
+    };
+    Expected {
+        queue_sizes: spec.queue_sizes.clone(),
+        config_size,
+        config,
+        withheld,
+        ours,
+        limit: Expected::LIMIT,
+    }
 }
 
 /// How long a process may take beyond the usual to get the memory of its device ready: it reads the image, from a slow disk

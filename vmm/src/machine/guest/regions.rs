@@ -115,7 +115,13 @@ impl Regions {
     }
 
     /// Gives the VM the memory that a device brings along which comes while the guest runs.
-    pub fn add(&mut self, id: &str, spec: RegionSpec, fds: &mut Descriptors, vm: &Vm) -> Result<(), RegionError> {
+    pub fn add(
+        &mut self,
+        id: &str,
+        spec: RegionSpec,
+        fds: &mut Descriptors,
+        vm: &Vm,
+    ) -> Result<(), RegionError> {
         let no_room = || RegionError::NoRoom { id: id.into(), size: spec.size };
         let window = self.place(spec.size).ok_or_else(no_room)?;
         let memory = GuestRegionMmap::new(map(id, File::from(fds.take(spec.file)?), spec)?, window.base());

@@ -37,6 +37,8 @@ pub fn look(words: &str) -> Seen {
         ("store", &[]) => store(),
         ("tags", &[]) => tags(),
         ("all", &[]) => all(),
+        ("raw", &[seed, length]) => raw(seed, length),
+        ("leave", &[]) => leave().map(|()| json!({})),
         ("size", &[]) => Ok(json!({"sectors": read("/sys/block/pmem0/size")?.parse::<u64>().ok()})),
         (verb, numbers) => Err(format!("pmem:{verb} with {} numbers", numbers.len())),
     }
@@ -184,6 +186,16 @@ fn store() -> Seen {
         "signal": child.status.signal(), "code": child.status.code(), "changed": changed,
         "said": String::from_utf8_lossy(&child.stderr),
     }))
+}
+
+/// Writes content to the device as such, and waits until it is on the medium.
+fn raw(seed: u64, length: u64) -> Seen {
+    let mut bytes = vec![0; length as usize];
+    pattern::fill(&mut bytes, seed, 0);
+    let device = OpenOptions::new().write(true).open(DEVICE);
+    let written = device.and_then(|device| device.write_all_at(&bytes, 0).and_then(|()| device.sync_all()));
+    written.map_err(|e| format!("{DEVICE}: {e}"))?;
+    Ok(json!({"flushed": length}))
 }
 
 /// Reads the whole device.
