@@ -15,7 +15,7 @@ use granule_tests::pattern;
 use granule_tests::processes::Process;
 use granule_tests::session::Session;
 use granule_tests::vm::{MIB, Vm};
-use granule_tests::wait;
+use granule_tests::{memory, wait};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -28,6 +28,8 @@ use crate::{guest, net, vsock};
 const CHUNK: usize = 1 << 16;
 /// What one kill may cost of the time of the whole suite.
 const FEW: usize = 2;
+/// KiB that a device process may take.
+const DEVICE_KIB: u64 = 1536;
 
 fn kills() -> usize {
     std::env::var("GRANULE_KILLS").map_or(FEW, |text| text.parse().expect("GRANULE_KILLS is a number"))
@@ -48,7 +50,7 @@ struct Rich {
 impl Rich {
     fn start(tap: &str, network: u8) -> Self {
         let (images, place) = (Images::new(), Folder::new());
-        let [disk_image, pmem] = [images.filled("disk", 1, 4 * MIB), images.empty("pmem", 32 * MIB)];
+        let [disk_image, pmem] = [images.filled("disk", 1, 4 * MIB), images.empty("pmem", 64 * MIB)];
         let (sockets, console) = (place.file("v.sock"), place.file("hvc0.sock"));
         let interface = json!({"tap": tap, "ip": format!("10.9.{network}.1"), "mask": "255.255.255.0"});
         let guest = guest()
@@ -116,6 +118,20 @@ impl Rich {
         assert_eq!(self.session.check("flood:/dev/hvc0")["bytes"], MIB);
     }
 
+    /// What each process holds besides the guest's memory.
+    fn is_small(&self) {
+        for process in self.devices() {
+            let kib = memory::beyond_guest(process.pid as u32).unwrap();
+            println!("{}: {kib} KiB", process.role());
+            assert!(kib <= DEVICE_KIB, "{} holds {kib} KiB", process.role());
+        }
+    }
+
+    fn devices(&self) -> Vec<Process> {
+        let all = self.vm.monitor.processes();
+        all.into_iter().filter(|process| process.role().starts_with("device")).collect()
+    }
+
     fn flushes(&mut self, seed: u64) {
         assert_eq!(self.session.check(&format!("pmem:raw:{seed}:{MIB}"))["flushed"], MIB);
         assert_eq!(self.images.wrong("pmem", seed, 0, MIB), 0);
@@ -126,6 +142,7 @@ impl Rich {
 fn whatever_process_is_killed_at_whatever_moment_nothing_is_lost_doubled_or_left_behind() {
     let mut rich = Rich::start("granule-h", 8);
     rich.works(1);
+    rich.is_small();
     let before = rich.holdings();
     entropy(&mut rich);
     network(&mut rich);
@@ -263,13 +280,7 @@ fn watchdog(rich: &mut Rich) {
 #[test]
 fn processes_that_are_stopped_hold_up_no_answer_and_go_on_where_they_were() {
     let mut rich = Rich::start("granule-i", 10);
-    let devices: Vec<Process> = rich
-        .vm
-        .monitor
-        .processes()
-        .into_iter()
-        .filter(|process| process.role().starts_with("device"))
-        .collect();
+    let devices = rich.devices();
     assert_eq!(devices.len(), 8, "{devices:?}");
     let signal =
         |process: &Process, signal| kill_process(Pid::from_raw(process.pid).unwrap(), signal).unwrap();

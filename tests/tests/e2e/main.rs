@@ -19,6 +19,7 @@ mod hostile;
 mod hotplug;
 mod hotplug_kinds;
 mod jail;
+mod jail_machine;
 mod lifecycle;
 mod memory;
 mod metrics;
