@@ -345,7 +345,7 @@ impl Layout {
     /// is so small that the windows begin right above memory.
     #[must_use]
     pub fn spare(&self) -> Option<Window> {
-        let end = self.pmem.last().map_or(self.ram.end(), Window::end).0.next_multiple_of(GIB);
+        let end = self.pmem.last().map_or(self.memory().end(), Window::end).0.next_multiple_of(GIB);
         let windows = self.segments.first()?.mmio64.base().0;
         Window::checked(end, windows.checked_sub(end)?).filter(|spare| spare.size() > 0)
     }
