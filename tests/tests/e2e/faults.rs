@@ -28,6 +28,8 @@ use crate::{guest, net, vsock};
 const CHUNK: usize = 1 << 16;
 /// What one kill may cost of the time of the whole suite.
 const FEW: usize = 2;
+/// Bytes that go to a console at once.
+const STREAM: u64 = 1 << 16;
 /// KiB that a device process may take.
 const DEVICE_KIB: u64 = 1536;
 
@@ -115,7 +117,7 @@ impl Rich {
         net::echoes(self.network, seed, MIB);
         vsock::echoes(&self.sockets, seed, MIB);
         self.flushes(seed);
-        assert_eq!(self.session.check("flood:/dev/hvc0")["bytes"], MIB);
+        assert_eq!(self.session.check("stream:/dev/hvc0")["bytes"], STREAM);
     }
 
     /// What each process holds besides the guest's memory.
@@ -159,8 +161,11 @@ fn whatever_process_is_killed_at_whatever_moment_nothing_is_lost_doubled_or_left
     rich.vm.monitor.shutdown();
 }
 
+/// Kills the process of one kind again and again, at its work.
+type Kill = fn(&mut Rich);
+
 /// What is done with each kind; the watchdog comes last, and takes the guest along.
-const KINDS: [(&str, fn(&mut Rich)); 6] = [
+const KINDS: [(&str, Kill); 6] = [
     ("rng", entropy),
     ("net", network),
     ("vsock", sockets),
@@ -243,19 +248,19 @@ fn persistent_memory(rich: &mut Rich) {
 
 fn console(rich: &mut Rich) {
     for _ in 0..kills() {
-        rich.session.say("run flood:/dev/hvc0");
+        rich.session.say("run stream:/dev/hvc0");
         // One that does not read, and may be there before the process dies or after.
         let client = UnixStream::connect(&rich.console).unwrap();
         rich.kill("console");
-        assert_eq!(rich.session.result("flood:/dev/hvc0").unwrap()["bytes"], MIB);
+        assert_eq!(rich.session.result("stream:/dev/hvc0").unwrap()["bytes"], STREAM);
         drop(client);
         // Whoever comes next is served.
         let mut client = UnixStream::connect(&rich.console).unwrap();
         client.set_read_timeout(Some(wait::LONG)).unwrap();
-        rich.session.say("run flood:/dev/hvc0");
+        rich.session.say("run stream:/dev/hvc0");
         client.read_exact(&mut [0; 1024]).unwrap();
         drop(client);
-        rich.session.result("flood:/dev/hvc0").unwrap();
+        rich.session.result("stream:/dev/hvc0").unwrap();
     }
 }
 
