@@ -27,6 +27,7 @@ pub mod pattern;
 pub mod processes;
 pub mod server;
 pub mod session;
+pub mod tags;
 pub mod tap;
 pub mod tree;
 pub mod vm;

@@ -12,6 +12,13 @@ pub fn beyond_guest(pid: u32) -> Option<u64> {
     (!mappings.is_empty()).then(|| mappings.iter().filter(|m| !m.is_guest()).map(|m| m.pss_kib).sum())
 }
 
+/// The process's share of memory (PSS) in KiB, all of it; none if it is gone or not ours to look at.
+pub fn whole(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps")).ok()?;
+    let mappings = mappings(&text);
+    (!mappings.is_empty()).then(|| mappings.iter().map(|m| m.pss_kib).sum())
+}
+
 /// One mapping of `/proc/PID/smaps`.
 #[derive(Debug, PartialEq, Eq)]
 struct Mapping<'a> {

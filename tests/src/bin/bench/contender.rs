@@ -193,7 +193,25 @@ impl Contender {
         self.start(material, guest, &cmdline(guest))
     }
 
+    /// Whether it is QEMU.
+    pub fn is_qemu(&self) -> bool {
+        matches!(self.kind, Kind::Qemu { .. })
+    }
+
+    /// How it is started, to take a guest that was saved: QEMU has to be told what that was.
+    pub fn empty_command(&self, material: &Material, memory_mib: u64) -> Command {
+        match &self.kind {
+            Kind::Granule { .. } => Command::new(lab::granule()),
+            Kind::Qemu { .. } => self.start_with(material, Guest::Linux, "", memory_mib),
+        }
+    }
+
     fn start(&self, material: &Material, guest: Guest, cmdline: &str) -> Command {
+        self.start_with(material, guest, cmdline, MEMORY_MIB)
+    }
+
+    /// How it is started with another command line and other memory.
+    pub fn start_with(&self, material: &Material, guest: Guest, cmdline: &str, memory_mib: u64) -> Command {
         let (kernel, initramfs) = (material.kernel(guest), material.initramfs());
         let mut command;
         match &self.kind {
@@ -204,7 +222,7 @@ impl Contender {
                     "--cpus",
                     &format!("boot=1,mte={mte}"),
                     "--memory",
-                    &format!("size={MEMORY_MIB}M"),
+                    &format!("size={memory_mib}M"),
                 ]);
                 command.args(["--serial", "tty", "--console", "off"]);
             }
@@ -214,7 +232,7 @@ impl Contender {
                 command.args(["-M", "virt,gic-version=3", "-accel", "kvm", "-cpu", "host", "-smp", "1"]);
                 command.args([
                     "-m",
-                    &MEMORY_MIB.to_string(),
+                    &memory_mib.to_string(),
                     "-nodefaults",
                     "-no-user-config",
                     "-nic",

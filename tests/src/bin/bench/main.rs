@@ -1,10 +1,11 @@
 //! Measures what a monitor costs, beside others: what `scripts/bench` runs in the lab.
 //!
 //! ```text
-//! bench boot [--runs N] [--json FILE] [--only TEXT] [--quick]
-//! bench io   [--runs N] [--json FILE] [--only TEXT]
+//! bench boot     [--runs N] [--json FILE] [--only TEXT] [--quick]
+//! bench io       [--runs N] [--json FILE] [--only TEXT]
+//! bench snapshot [--runs N] [--json FILE] [--only TEXT] [--quick]
 //! ```
-//! [`io`] measures throughput. For `boot` two guests are booted. *linux* is the Debian kernel with this very program as its `/init`: it says so on the console
+//! [`io`] measures throughput, [`snapshot`] snapshots and restores. For `boot` two guests are booted. *linux* is the Debian kernel with this very program as its `/init`: it says so on the console
 //! and powers off (or idles, while memory is looked at). *stub* is a kernel of the same size whose first instructions
 //! write one line to the serial port and power off: all time until that line is the monitor's own, and what *linux*
 //! takes beyond it is the guest kernel's own boot. No clock of the guest is trusted for that.
@@ -17,6 +18,7 @@ mod guest;
 mod io;
 mod report;
 mod run;
+mod snapshot;
 mod stub;
 
 use std::path::PathBuf;
@@ -25,7 +27,7 @@ use std::process::ExitCode;
 use contender::{Contender, Guest, Material};
 use report::{Entry, Report};
 
-const USAGE: &str = "usage: bench boot|io [--runs N] [--json FILE] [--only TEXT] [--quick]";
+const USAGE: &str = "usage: bench boot|io|snapshot [--runs N] [--json FILE] [--only TEXT] [--quick]";
 
 /// What was typed.
 struct Options {
@@ -34,7 +36,7 @@ struct Options {
     json: Option<PathBuf>,
     /// Contenders whose name holds this.
     only: String,
-    /// The stub alone.
+    /// The stub alone; of snapshots, one small guest.
     quick: bool,
 }
 
@@ -44,11 +46,19 @@ fn main() -> ExitCode {
         if let Some(rounds) = arguments.iter().find_map(|word| word.strip_prefix("io=")) {
             io::guest::live(rounds.parse().unwrap_or(1));
         }
+        if let Some(what) = arguments.iter().find_map(|word| word.strip_prefix("fill=")) {
+            snapshot::guest::live(what);
+        }
         guest::live(arguments.iter().any(|word| word == "idle"));
+    }
+    if let Some((_, what)) = arguments.split_first().filter(|(word, _)| *word == "filled") {
+        print!("{}", snapshot::guest::filled(what));
+        return ExitCode::FAILURE;
     }
     let outcome = options(&arguments).and_then(|options| match options.what.as_str() {
         "boot" => boot(&options),
         "io" => io::run(options.runs, &options.only, options.json.as_deref()),
+        "snapshot" => snapshot::run(options.runs, &options.only, options.quick, options.json.as_deref()),
         _ => Err(USAGE.to_owned()),
     });
     match outcome {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use granule_tests::client::Client;
 use granule_tests::{lab, memory, wait};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::contender::{Guest, MEMORY_MIB, Material, cmdline};
@@ -171,7 +173,7 @@ fn guest_ms(pid: u32) -> Option<f64> {
 }
 
 /// A process and all its descendants.
-fn family(first: u32) -> Vec<u32> {
+pub fn family(first: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
         .flatten()
@@ -190,6 +192,17 @@ fn family(first: u32) -> Vec<u32> {
         next += 1;
     }
     family
+}
+
+/// Has a process stand still.
+pub fn stop(pid: u32) -> Result<(), String> {
+    let named = Pid::from_raw(pid.cast_signed()).ok_or("no process")?;
+    kill_process(named, Signal::STOP).map_err(|e| format!("process {pid}: {e}"))
+}
+
+/// Has the programs that are started from now on inherit a file, under the same number.
+pub fn inherit(file: &fs::File) -> Result<(), String> {
+    fcntl_setfd(file, FdFlags::empty()).map_err(|e| format!("F_SETFD: {e}"))
 }
 
 /// What a process was started as.

@@ -25,12 +25,11 @@ mod root;
 mod serve;
 mod streams;
 mod sys;
-mod tags;
 mod victim;
 
 use std::process::exit;
 
-use granule_tests::modules;
+use granule_tests::{modules, tags};
 use params::Params;
 
 fn main() {
