@@ -126,6 +126,21 @@ impl<'m> Vectors<'m> {
         first
     }
 
+    /// What is behind the first `count` bytes, all of it left alone.
+    pub fn after(&self, count: usize) -> Self {
+        Self { list: self.list.clone(), ..*self }.split_off(count)
+    }
+
+    /// Appends other pieces; not if the kernel would not take so many.
+    pub fn append(&mut self, mut other: Self) -> bool {
+        let fits = self.list.len() + other.list.len() <= MAX_PIECES;
+        if fits {
+            self.list.append(&mut other.list);
+            self.length += other.length;
+        }
+        fits
+    }
+
     /// Copies the first bytes out, and returns how many: as many as there are, or as `bytes` has room for.
     pub fn copy_to(&self, bytes: &mut [u8]) -> usize {
         let mut done = 0;

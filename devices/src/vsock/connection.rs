@@ -15,11 +15,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::PollFlags;
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{Shutdown, shutdown};
 
 use super::credit::Credit;
 use super::packet::{Header, Operation, Ports};
-use super::spec::{CLOSE_TIMEOUT, MAX_PAYLOAD, OPEN_TIMEOUT, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND};
+use super::spec::{CLOSE_TIMEOUT, MAX_PAYLOAD, OPEN_TIMEOUT, SHUT_BOTH, SHUT_RECEIVE, SHUT_SEND, WINDOW};
 use crate::serve::Vectors;
 
 /// How far a connection has come.
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     held: VecDeque<u8>,
     /// The host may have bytes, or an end, for the guest.
     readable: bool,
+    /// The host had more than there was room for when it was read last.
+    pub flows: bool,
     /// The host has closed its end altogether.
     hung_up: bool,
     /// What the guest was told that the host is done with.
@@ -83,6 +86,7 @@ pub(super) struct Connection {
 impl Connection {
     /// The guest is to be asked for it.
     pub fn ask(ports: Ports, stream: OwnedFd) -> Self {
+        widen(&stream);
         let owed = Owed { request: true, ..Owed::default() };
         Self { owed, ..Self::new(ports, Stage::Asked(stream)) }
     }
@@ -102,6 +106,7 @@ impl Connection {
             owed: Owed::default(),
             held: VecDeque::new(),
             readable: false,
+            flows: false,
             hung_up: false,
             host_shut: 0,
             guest_shut: 0,
@@ -126,6 +131,7 @@ impl Connection {
         if !matches!(self.stage, Stage::Brokered) {
             return Fate::Stays;
         }
+        widen(&stream);
         self.stage = Stage::Open(stream);
         self.owed.response = true;
         self.deadline = None;
@@ -182,9 +188,9 @@ impl Connection {
             self.credit.forward(written);
         }
         if written < payload.len() {
-            let mut rest = vec![0; payload.len()];
-            payload.copy_to(&mut rest);
-            self.held.extend(&rest[written..]);
+            let (rest, before) = (payload.after(written), self.held.len());
+            self.held.resize(before + rest.len(), 0);
+            rest.copy_to(&mut self.held.make_contiguous()[before..]);
         }
         Fate::Stays
     }
@@ -316,7 +322,8 @@ impl Connection {
             }
             Ok(count) => {
                 // Less than there was room for: all that there was.
-                self.readable = count == limit || self.hung_up;
+                self.flows = count == limit;
+                self.readable = self.flows || self.hung_up;
                 self.credit.send(count);
                 Ok(Some(count as u32))
             }
@@ -327,6 +334,13 @@ impl Connection {
             Err(_) => Err(Fate::Reset),
         }
     }
+}
+
+/// Has the stream hold as much as a guest may send before the host has taken it: else what the guest sends in one go is
+/// copied twice.
+fn widen(stream: &OwnedFd) {
+    // What the host does not allow is held here.
+    let _ = set_socket_send_buffer_size(stream, WINDOW as usize);
 }
 
 /// A full stream has taken nothing.

@@ -9,11 +9,13 @@ use rustix::net::{SocketFlags, accept_with};
 use tracing::{debug, warn};
 use virtio_queue::QueueT;
 
+use super::batch::Batch;
 use super::broker::{Answer, Wish};
 use super::lobby::Lobby;
 use super::packet::{BadHeader, Header, Operation};
 use super::spec::{
-    EVENT_SIZE, EVENT_TRANSPORT_RESET, EVENTS, HEADER_SIZE, MAX_ACCEPTS, MAX_PACKETS, QUEUE_SIZES, RX, TX,
+    EVENT_SIZE, EVENT_TRANSPORT_RESET, EVENTS, HEADER_SIZE, MAX_ACCEPTS, MAX_BATCH, MAX_PACKETS, QUEUE_SIZES,
+    RX, TX,
 };
 use super::state::{GuestCid, HostSide};
 use super::table::Table;
@@ -97,27 +99,46 @@ impl VsockDevice {
     }
 
     fn serve_receive(&mut self, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
-        let served = if self.table.has_news() {
-            serve_while(ring, memory, MAX_PACKETS, |chain| self.fill(chain, memory))
-        } else {
-            Ok(Progress::Idle)
-        };
+        let served = if self.table.has_news() { self.give(ring, memory) } else { Ok(Progress::Idle) };
         // News that are left wait for the guest to give buffers, which it tells by a kick.
         self.starved = self.table.has_news() && !matches!(served, Ok(Progress::More));
         served
     }
 
-    /// Puts a packet into a chain and returns how long it is: nothing if there is no packet, 0 if it has no room.
-    fn fill(&mut self, chain: Chain<'_>, memory: &Memory) -> Option<u32> {
-        let mut header = match Vectors::writable(chain, memory) {
-            Ok(vectors) if vectors.len() >= HEADER_SIZE => vectors,
-            _ => return Some(0),
+    /// Gives the guest what there is for it, as far as it has room; as [`serve_while`], but several chains at a time.
+    fn give(&mut self, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
+        let (mut used, mut announced) = (0, false);
+        let progress = loop {
+            let before = used;
+            while used < MAX_PACKETS && self.table.has_news() {
+                let most = if self.table.flows() { MAX_BATCH } else { 1 };
+                let batch = Batch::take(ring, memory, most)?;
+                used += batch.refused;
+                if batch.is_empty() {
+                    break;
+                }
+                let packet = self.table.next_packet(&batch.room);
+                used += batch.give(ring, packet, self.cid)?;
+            }
+            if used >= MAX_PACKETS {
+                break Progress::More;
+            }
+            if !self.table.has_news() {
+                break Progress::Idle;
+            }
+            if announced && used == before {
+                return Err(RingFault::Unreadable);
+            }
+            // What the guest makes available after the last look is seen here.
+            announced = ring.enable_notification()?;
+            if !announced {
+                break Progress::Idle;
+            }
         };
-        let payload = header.split_off(HEADER_SIZE);
-        let packet = self.table.next_packet(&payload)?;
-        header.copy_from(&packet.to_guest(self.cid));
-        // Cannot truncate, nor overflow: a payload is limited.
-        Some(HEADER_SIZE as u32 + packet.length)
+        if used > 0 && ring.needs_notification()? {
+            ring.signal_used_queue().map_err(RingFault::Call)?;
+        }
+        Ok(progress)
     }
 
     fn take(&mut self, chain: Chain<'_>, memory: &Memory) {

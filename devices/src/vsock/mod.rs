@@ -10,6 +10,7 @@
 //! its memory into the stream by one `writev`, what the host sends from the stream into its memory by one `readv`.
 //! `rust-vmm`'s `virtio-vsock` reads packets too, but none whose payload is in more than one buffer, as Linux sends them.
 
+mod batch;
 mod broker;
 mod connection;
 mod credit;

@@ -59,5 +59,7 @@ pub(super) const MAX_LINE: usize = 32;
 pub(super) const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The most packets that one turn takes or gives.
 pub(super) const MAX_PACKETS: usize = 64;
+/// The most chains that one read fills: [`MAX_PAYLOAD`] in buffers as Linux gives them.
+pub(super) const MAX_BATCH: usize = 18;
 /// The most clients that are accepted in one turn.
 pub(super) const MAX_ACCEPTS: usize = 16;

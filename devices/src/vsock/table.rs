@@ -147,6 +147,12 @@ impl Table {
         !self.line.is_empty() || !self.refusals.is_empty()
     }
 
+    /// Whether what comes next is likely to be long.
+    pub fn flows(&self) -> bool {
+        let next = self.line.front().filter(|_| self.refusals.is_empty());
+        next.and_then(|token| self.connections.get(token)).is_some_and(|connection| connection.flows)
+    }
+
     /// The next packet for the guest; its payload is in `room`.
     pub fn next_packet(&mut self, room: &Vectors<'_>) -> Option<Header> {
         if let Some(ports) = self.refusals.pop_front() {

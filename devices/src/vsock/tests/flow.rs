@@ -46,6 +46,26 @@ fn a_slow_client_gets_every_byte_in_order() {
 }
 
 #[test]
+fn what_flows_fills_many_buffers_in_order() {
+    let (mut guest, ports, mut client) = Guest::connected();
+    let bytes: Vec<u8> = (0..100_000u32).map(|at| (at % 251) as u8).collect();
+    client.write_all(&bytes).unwrap();
+    let mut got = Vec::new();
+    while got.len() < bytes.len() {
+        guest.give(16);
+        let (header, data) = guest.data();
+        assert_eq!(header.ports, ports);
+        assert!(!data.is_empty());
+        got.extend(data);
+    }
+    assert!(got == bytes);
+    guest.give(16);
+    client.write_all(b"more").unwrap();
+    assert_eq!(guest.data().1, b"more");
+    assert!(guest.is_quiet());
+}
+
+#[test]
 fn no_more_is_sent_than_the_guest_has_room_for() {
     let (mut guest, ports, mut client) = Guest::connected();
     guest.give(8);
