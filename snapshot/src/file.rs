@@ -28,6 +28,15 @@ pub trait ReadAt {
     fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
         Ok(Some(offset).filter(|_| self.length().is_ok_and(|length| offset < length)))
     }
+
+    /// The first offset from `offset` on, which is no hole, that may be one; the length if there is none.
+    ///
+    /// # Errors
+    /// Of the file.
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        let _ = offset;
+        self.length()
+    }
 }
 
 /// Something that can also be written, and made to last.
@@ -74,6 +83,14 @@ impl ReadAt for File {
             Err(error) => Err(error.into()),
         }
     }
+
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        match rustix::fs::seek(self, rustix::fs::SeekFrom::Hole(offset)) {
+            Ok(next) => Ok(next),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NXIO) => self.length(), // no holes on this file system
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 impl WriteAt for File {
@@ -108,6 +125,10 @@ impl WriteAt for File {
 }
 
 impl<F: ReadAt> ReadAt for Arc<F> {
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        F::next_hole(self, offset)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         F::read_at(self, buffer, offset)
     }
@@ -122,6 +143,10 @@ impl<F: ReadAt> ReadAt for Arc<F> {
 }
 
 impl<F: ReadAt> ReadAt for &F {
+    fn next_hole(&self, offset: u64) -> io::Result<u64> {
+        F::next_hole(self, offset)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         F::read_at(self, buffer, offset)
     }

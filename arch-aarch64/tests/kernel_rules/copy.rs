@@ -24,6 +24,7 @@ pub fn rules(host: &Host) -> Vec<Trial> {
         host.rule("copy_with_a_faulting_buffer_wipes_the_pages_tags", wipes),
         host.rule("copy_to_the_guest_while_logging", while_logging),
         host.shared_rule("copy_by_a_second_vm_is_not_refused_while_the_first_logs", second_vm),
+        host.shared_rule("tags_two_to_the_byte_are_those_of_each_granule", packed),
         host.rule("copy_to_a_read_only_slot_is_refused", read_only),
         host.rule("copy_by_another_process_is_refused", other_process),
         host.rule("copy_in_a_vm_without_tags_is_refused", without_tags),
@@ -140,6 +141,21 @@ fn second_vm(_: &Host) {
     assert_eq!(guest_tags(&vms[0], ADDRESS), Ok(vec![6; GRANULES]));
     assert_eq!(vms[0].get_dirty_log(0, PAGE).expect("a log"), [0]);
     assert_eq!(tags_of(&window(&file, PAGE), 0, GRANULES), vec![6; GRANULES]);
+}
+
+fn packed(_: &Host) {
+    let file = memfd(2 * PAGE);
+    let window = window(&file, 2 * PAGE);
+    let tags: Vec<u8> = (0..GRANULES).map(|granule| (granule * 7 / 3 % 16) as u8).collect();
+    let pairs: Vec<u8> = tags.as_chunks::<2>().0.iter().map(|[low, high]| low | high << 4).collect();
+    window.write(PAGE, &tags).expect("tags are set");
+    let mut read = vec![0xff; GRANULES / 2];
+    window.read_packed(PAGE, &mut read).expect("tags are read");
+    assert_eq!(read, pairs);
+    window.write_packed(0, &pairs).expect("tags are set");
+    assert_eq!(tags_of(&window, 0, GRANULES), tags);
+    assert!(window.read_packed(PAGE, &mut [0; 4]).is_err());
+    assert!(window.write_packed(2 * PAGE - 128, &[0; 16]).is_err());
 }
 
 fn read_only(_: &Host) {

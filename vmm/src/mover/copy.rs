@@ -83,7 +83,7 @@ impl Copier {
     }
 
     /// The first page from `from` on of which the guest, or the parent, has anything, and whether it is a hole of the guest's.
-    fn next(&self, from: u64) -> Result<Option<(u64, bool)>, MemoryError> {
+    fn next(&mut self, from: u64) -> Result<Option<(u64, bool)>, MemoryError> {
         if from >= self.pages.layout().pages() {
             return Ok(None);
         }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use granule_devices::dirty::{DirtyLog, LOG_PAGE};
@@ -69,7 +70,8 @@ struct Mapped {
 pub struct GuestPages {
     layout: Layout,
     regions: Vec<Mapped>,
-    granules: Vec<u8>,
+    /// Pages that were no holes when last looked at: the kernel is asked once for all of them.
+    present: Range<u64>,
     log: Option<DirtyLog>,
 }
 
@@ -102,7 +104,7 @@ impl GuestPages {
             mapped.push(Mapped::new(region, first, pages, Arc::new(File::from(fd)), tags).map_err(failed)?);
             first += pages;
         }
-        Ok(Self { granules: vec![0; page_size.granules()], layout, regions: mapped, log })
+        Ok(Self { layout, present: 0..0, regions: mapped, log })
     }
 
     /// The regions.
@@ -111,13 +113,18 @@ impl GuestPages {
     }
 
     /// The first page from `from` on that is not a hole: holes have neither data nor tags, and a look at one would fill it.
-    pub fn next(&self, from: u64) -> io::Result<Option<u64>> {
+    pub fn next(&mut self, from: u64) -> io::Result<Option<u64>> {
+        if self.present.contains(&from) {
+            return Ok(Some(from));
+        }
         let size = self.layout.page_size().bytes() as u64;
         for region in self.regions.iter().filter(|region| region.first + region.pages > from) {
             let begin = region.offset + from.saturating_sub(region.first) * size;
             let Some(found) = region.file.next_data(begin)? else { continue };
             let page = region.first + (found - region.offset) / size;
             if page < region.first + region.pages {
+                let end = region.file.next_hole(found)?.saturating_sub(region.offset).div_ceil(size);
+                self.present = page..region.first + end.min(region.pages);
                 return Ok(Some(page));
             }
         }
@@ -125,7 +132,7 @@ impl GuestPages {
     }
 
     /// Whether a page has neither data nor tags; it stays so.
-    pub fn is_hole(&self, page: u64) -> io::Result<bool> {
+    pub fn is_hole(&mut self, page: u64) -> io::Result<bool> {
         Ok(self.next(page)? != Some(page))
     }
 
@@ -150,20 +157,15 @@ impl GuestPages {
     }
 
     /// Copies a page's tags, packed.
-    pub fn read_tags(&mut self, page: u64, packed: &mut [u8]) -> io::Result<()> {
-        let mut granules = std::mem::take(&mut self.granules);
-        let read = self.place(page).and_then(|(region, offset)| match &region.tags {
-            Some(tags) => tags.read(offset, &mut granules).map_err(io::Error::other),
+    pub fn read_tags(&self, page: u64, packed: &mut [u8]) -> io::Result<()> {
+        let (region, offset) = self.place(page)?;
+        match &region.tags {
+            Some(tags) => tags.read_packed(offset, packed).map_err(io::Error::other),
             None => {
-                granules.fill(0);
+                packed.fill(0);
                 Ok(())
             }
-        });
-        for (byte, pair) in packed.iter_mut().zip(granules.as_chunks::<2>().0) {
-            *byte = pair[0] & 0xf | pair[1] << 4;
         }
-        self.granules = granules;
-        read
     }
 
     /// Sets a page's data.
@@ -173,17 +175,12 @@ impl GuestPages {
     }
 
     /// Sets a page's tags.
-    pub fn write_tags(&mut self, page: u64, packed: &[u8]) -> io::Result<()> {
-        let mut granules = std::mem::take(&mut self.granules);
-        for (pair, byte) in granules.as_chunks_mut::<2>().0.iter_mut().zip(packed) {
-            *pair = [byte & 0xf, byte >> 4];
-        }
-        let written = self.place(page).and_then(|(region, offset)| match &region.tags {
-            Some(tags) => tags.write(offset, &granules).map_err(io::Error::other),
+    pub fn write_tags(&self, page: u64, packed: &[u8]) -> io::Result<()> {
+        let (region, offset) = self.place(page)?;
+        match &region.tags {
+            Some(tags) => tags.write_packed(offset, packed).map_err(io::Error::other),
             None => Err(io::Error::other("guest memory was mapped without its tags")),
-        });
-        self.granules = granules;
-        written
+        }
     }
 
     /// Where a page is.

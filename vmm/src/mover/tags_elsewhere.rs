@@ -18,12 +18,12 @@ impl Tags {
     }
 
     /// No window.
-    pub fn read(&self, _: usize, _: &mut [u8]) -> Result<(), TagError> {
+    pub fn read_packed(&self, _: usize, _: &mut [u8]) -> Result<(), TagError> {
         match *self {}
     }
 
     /// No window.
-    pub fn write(&self, _: usize, _: &[u8]) -> Result<(), TagError> {
+    pub fn write_packed(&self, _: usize, _: &[u8]) -> Result<(), TagError> {
         match *self {}
     }
 }

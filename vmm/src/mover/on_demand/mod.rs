@@ -6,7 +6,7 @@
 //!                      ┌────────────────────────────────▼─┐
 //!    a process announces ─► register, answer              │
 //!    a page is waited for ─► fill it, CONTINUE everywhere  ├─ all filled ─► unregister everywhere, tell Complete ─► Restored
-//!    nobody waits ─► fill the next few, CONTINUE everywhere│
+//!    all is calm ─► fill the next few, CONTINUE everywhere │
 //!                      └──────────────────────────────────┘
 //! ```
 //! This is the pager of `models/src/placement`. It has one thread, so that fault and background work cannot claim the same
@@ -14,12 +14,14 @@
 //! answer before it touches it (P3). No lock is shared with anyone and no call is made to KVM (P5). A damaged page cannot
 //! be placed: then this process ends, and with it the guest (P6).
 
+mod calm;
 mod fill;
 mod mappings;
 #[cfg(test)]
 mod tests;
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use granule_devices::userfault::{Announcement, Answer, tell};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -28,6 +30,7 @@ use super::Passed;
 use super::memory::GuestPages;
 use super::restore::open;
 use crate::wire::{Blame, Channel, Failure, FdSlot, FromMover, LayerSpec};
+use calm::Calm;
 use fill::Fill;
 use mappings::{Mapping, Mappings};
 
@@ -90,18 +93,30 @@ impl Pager<'_> {
     }
 
     fn run(mut self) -> Result<FromMover, Failure> {
-        loop {
-            let Ready { processes, mappings } = self.look()?;
+        let mut calm = Calm::new(Instant::now());
+        'filling: loop {
+            let Ready { processes, mappings } = self.look(calm.wait(Instant::now()))?;
+            let waited = !(processes.is_empty() && mappings.is_empty());
             for mapping in mappings {
                 self.serve(mapping)?;
             }
             for process in processes {
                 self.hear(process)?;
             }
-            let Some((first, present)) = self.fill.next_few()? else { break };
-            self.mappings.publish(first, present)?;
+            if waited {
+                calm.disturbed(Instant::now());
+            }
+            // Woken for nothing, the look is not worth another.
+            let turns = calm.turns(Instant::now()).max(usize::from(!waited));
+            for _ in 0..turns {
+                let Some((first, present)) = self.fill.next_few()? else { break 'filling };
+                self.mappings.publish(first, present)?;
+            }
+            if turns > 0 {
+                calm.worked(Instant::now());
+                self.tell_progress(false);
+            }
             self.mappings.forget_gone();
-            self.tell_progress(false);
         }
         self.mappings.unregister();
         for process in self.processes.iter().flatten() {
@@ -112,13 +127,15 @@ impl Pager<'_> {
         Ok(FromMover::Restored)
     }
 
-    /// Looks who has something to say. Does not wait: there are pages to fill.
-    fn look(&self) -> Result<Ready, Failure> {
+    /// Looks who has something to say, and waits for it no longer than this: there are pages to fill.
+    fn look(&self, longest: Duration) -> Result<Ready, Failure> {
         let processes: Vec<_> =
             self.processes.iter().enumerate().filter_map(|(index, fd)| Some((index, fd.as_ref()?))).collect();
         let mut fds: Vec<_> = processes.iter().map(|(_, fd)| PollFd::new(*fd, PollFlags::IN)).collect();
         fds.extend(self.mappings.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
+        // Less than a second.
+        let longest = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+        match poll(&mut fds, Some(&longest)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(std::io::Error::from(error).into()),
         }
