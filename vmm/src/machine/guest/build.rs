@@ -86,6 +86,8 @@ impl BuildError {
     /// What the request names cannot be used, or something here failed.
     pub fn blame(&self) -> Blame {
         match self {
+            // A mover that dies, and what else is not the snapshot's fault.
+            Self::Restore(RestoreError::Late(_) | RestoreError::Memory(_)) => Blame::Host,
             Self::Layout(_)
             | Self::Hotplug(_)
             | Self::PmemLayout(_)
