@@ -139,7 +139,7 @@ const fn send(name: &'static str, read: fn(&[u8]) -> Result<Call, json::JsonErro
 }
 
 fn read<T: DeserializeOwned>(body: &[u8], call: fn(T) -> Call) -> Result<Call, json::JsonError> {
-    json::parse_object(body).map(call)
+    json::parse(body).map(call)
 }
 
 /// Every path of the API.
@@ -185,6 +185,27 @@ impl Endpoint {
         }
         let name = path.strip_prefix(ROOT)?;
         ENDPOINTS.iter().find(|endpoint| endpoint.name == name)
+    }
+
+    /// The least body that it reads; empty where it takes none. Whether the call then succeeds is another matter.
+    #[must_use]
+    pub fn least_body(&self) -> &'static str {
+        match self.name {
+            _ if matches!(self.body, Body::None(_)) => "",
+            "vm.resize-disk" => r#"{"id":"d","desired_size":1}"#,
+            "vm.resize-zone" => r#"{"id":"z","desired_ram":1}"#,
+            "vm.remove-device" => r#"{"id":"d"}"#,
+            "vm.add-fs" => r#"{"tag":"t","socket":"/s"}"#,
+            "vm.add-generic-vhost-user" => r#"{"socket":"/s","queue_sizes":[1],"device_type":26}"#,
+            "vm.add-pmem" => r#"{"file":"/f"}"#,
+            "vm.add-vsock" => r#"{"cid":3,"socket":"/s"}"#,
+            "vm.add-vdpa" => r#"{"path":"/p"}"#,
+            "vm.add-user-device" => r#"{"socket":"/s"}"#,
+            "vm.snapshot" | "vm.coredump" | "vm.send-migration" => r#"{"destination_url":"file:///d"}"#,
+            "vm.restore" => r#"{"source_url":"file:///d"}"#,
+            "vm.receive-migration" => r#"{"receiver_url":"unix:/s"}"#,
+            _ => "{}",
+        }
     }
 
     /// Makes a call of the body of a request.
@@ -250,34 +271,11 @@ impl Call {
 mod tests {
     use super::*;
 
-    /// The least body that each endpoint accepts.
-    fn least_body(name: &str) -> &'static str {
-        match name {
-            "vm.resize-disk" => r#"{"id":"d","desired_size":1}"#,
-            "vm.resize-zone" => r#"{"id":"z","desired_ram":1}"#,
-            "vm.remove-device" => r#"{"id":"d"}"#,
-            "vm.add-fs" => r#"{"tag":"t","socket":"/s"}"#,
-            "vm.add-generic-vhost-user" => r#"{"socket":"/s","queue_sizes":[1],"device_type":26}"#,
-            "vm.add-pmem" => r#"{"file":"/f"}"#,
-            "vm.add-vsock" => r#"{"cid":3,"socket":"/s"}"#,
-            "vm.add-vdpa" => r#"{"path":"/p"}"#,
-            "vm.add-user-device" => r#"{"socket":"/s"}"#,
-            "vm.snapshot" | "vm.coredump" | "vm.send-migration" => r#"{"destination_url":"file:///d"}"#,
-            "vm.restore" => r#"{"source_url":"file:///d"}"#,
-            "vm.receive-migration" => r#"{"receiver_url":"unix:/s"}"#,
-            _ => "{}",
-        }
-    }
-
     #[test]
     fn there_are_31_endpoints_and_each_makes_the_call_of_its_name() {
         assert_eq!(ENDPOINTS.len(), 31);
         for endpoint in ENDPOINTS {
-            let body = match endpoint.body {
-                Body::None(_) => "",
-                Body::Json(_) => least_body(endpoint.name),
-            };
-            assert_eq!(endpoint.call(body.as_bytes()).unwrap().name(), endpoint.name);
+            assert_eq!(endpoint.call(endpoint.least_body().as_bytes()).unwrap().name(), endpoint.name);
             assert_eq!(Endpoint::find(&format!("{ROOT}{}", endpoint.name)).unwrap().name, endpoint.name);
         }
     }

@@ -2,30 +2,28 @@
 
 use std::fmt::Write;
 
+mod strict;
+
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use strict::Strict;
 
 /// The text is not the JSON that was expected; says at which field and why.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct JsonError(String);
 
-/// Reads a whole JSON document that is an object: serde would take an array for the values of one in their order.
-pub fn parse_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
-    if text.trim_ascii_start().starts_with(b"[") {
-        return Err(JsonError("invalid type: array, expected an object at line 1 column 1".into()));
-    }
-    parse(text)
-}
-
-/// Reads a whole JSON document. Unknown keys are ignored; text after the document is an error.
+/// Reads a whole JSON document. Unknown keys are ignored; text after the document is an error, and so is an array where an object
+/// is expected: serde would take its items for the object's values in their order.
 pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
     let mut reader = serde_json::Deserializer::from_slice(text);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+    let value = serde_path_to_error::deserialize(Strict(&mut reader)).map_err(|error| {
         let path = error.path().to_string();
         let cause = error.into_inner();
-        // A syntax error is at a line and column, not at a field.
-        JsonError(if cause.is_data() && path != "." { format!("{path}: {cause}") } else { cause.to_string() })
+        // A syntax error is at a line and column, not at a field; but that is what serde_json takes a number for, too, where one
+        // of a few words belongs.
+        let of_field = path != "." && (cause.is_data() || serde_json::from_slice::<IgnoredAny>(text).is_ok());
+        JsonError(if of_field { format!("{path}: {cause}") } else { cause.to_string() })
     })?;
     reader.end().map_err(|error| JsonError(error.to_string()))?;
     Ok(value)
@@ -33,7 +31,7 @@ pub fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, JsonError> {
 
 /// Reads a value that is JSON already.
 pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, JsonError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Strict(value)).map_err(|error| {
         let path = error.path().to_string();
         let cause = error.into_inner();
         JsonError(if path == "." { cause.to_string() } else { format!("{path}: {cause}") })
@@ -83,8 +81,24 @@ mod tests {
 
     #[test]
     fn an_array_is_no_object() {
-        let error = parse_object::<VmConfig>(b" [null, null]").unwrap_err().to_string();
-        assert!(error.contains("array, expected an object"), "{error}");
+        for (body, path) in [
+            (r#" [null, null]"#, ""),
+            (r#"{"cpus":[1,2]}"#, "cpus: "),
+            (r#"{"disks":[{},[]]}"#, "disks[1]: "),
+            (
+                r#"{"disks":[{"rate_limiter_config":{"bandwidth":[1,1,1]}}]}"#,
+                "disks[0].rate_limiter_config.bandwidth: ",
+            ),
+            (r#"{"platform":[2]}"#, "platform: "),
+        ] {
+            let error = parse::<VmConfig>(body.as_bytes()).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("{path}invalid type: array, expected an object")),
+                "{body}: {error}"
+            );
+            let value = serde_json::from_str(body).unwrap();
+            assert!(from_value::<VmConfig>(value).is_err(), "{body}");
+        }
     }
 
     #[test]
