@@ -97,7 +97,7 @@ fn become_nobody() -> io::Result<bool> {
     // PID namespace of its own a process knows no parent; there the sockets of a parent that died tell.
     let death_signal = rustix::process::parent_process_death_signal()?;
     let parent = getppid();
-    if sys::set_user(NOBODY).is_err() {
+    if sys::set_user(NOBODY, NOBODY).is_err() {
         return Ok(false);
     }
     sys::prctl(libc::PR_SET_DUMPABLE, 0)?;

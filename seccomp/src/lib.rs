@@ -31,7 +31,8 @@
 //!    a call that a table allows by mistake.
 //! 4. **Capabilities**, [`limits`], PR_SET_MDWE, and what [`prepare_process`] sets: what root gave is gone, a flood of
 //!    descriptors stays where it is sent, memory does not become code.
-//! 5. With root, a device process also leaves the host's namespaces, file tree and user.
+//! 5. [`deployment`]: a user, a file tree and a cgroup for each VM, where whoever starts granule asks for them.
+//! 6. With root, a device process also leaves the host's namespaces, file tree and user.
 //!
 //! # In which order
 //!
@@ -53,6 +54,7 @@
 pub mod arch;
 pub mod attempts;
 pub mod call;
+pub mod deployment;
 mod enter;
 pub mod filter;
 mod ioctl;

@@ -100,11 +100,11 @@ pub(crate) fn unmount(path: &CStr) -> io::Result<()> {
 }
 
 /// Changes user and group, real, effective and saved, of the whole process, and drops all other groups.
-pub(crate) fn set_user(id: u32) -> io::Result<()> {
+pub(crate) fn set_user(user: u32, group: u32) -> io::Result<()> {
     // SAFETY: no groups, so the pointer is not read; the others take numbers.
     unsafe {
         done(libc::setgroups(0, std::ptr::null()))?;
-        done(libc::setresgid(id, id, id))?;
-        done(libc::setresuid(id, id, id))
+        done(libc::setresgid(group, group, group))?;
+        done(libc::setresuid(user, user, user))
     }
 }
