@@ -22,9 +22,9 @@ use vm_memory::GuestAddressSpace;
 
 use super::inflight;
 use super::memory::SharedMemory;
-use super::orders::Orders;
+use super::orders::{Counters, Orders};
 use super::queue::Queue;
-use super::ring::{Progress, Writes};
+use super::ring::{Progress, Tally, Writes};
 use super::write_log::WriteLog;
 use super::{Device, Wake};
 use crate::dirty::{DirtyLog, F_LOG_ALL};
@@ -73,12 +73,26 @@ impl<D: Device> Handler<D> {
     /// Has the device carry out an order; answers whether there may be more of them.
     pub fn take_order(&mut self, orders: &Orders) -> bool {
         let mut wake = Wake::default();
-        let more = orders.take(&mut self.device, &mut wake);
+        let counted = self.counters();
+        let more = orders.take(&mut self.device, &counted, &mut wake);
         self.wake(wake);
         more.unwrap_or_else(|error| {
             warn!(%error, "no more orders can be taken");
             false
         })
+    }
+
+    /// What every kind of device counts, by its queues.
+    fn counters(&self) -> Counters {
+        let sum = |of: fn(&Tally) -> u64| {
+            self.queues.iter().map(|queue| of(&queue.tally)).fold(0, u64::wrapping_add)
+        };
+        vec![
+            ("requests", sum(|tally| tally.requests)),
+            ("bytes_to_guest", sum(|tally| tally.to_guest)),
+            ("bytes_from_guest", sum(|tally| tally.from_guest)),
+            ("queue_faults", sum(|tally| tally.faults)),
+        ]
     }
 
     /// Tells the device of its files that are ready, and that its time is up.

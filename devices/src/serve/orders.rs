@@ -29,7 +29,7 @@ pub const COUNTERS: &[u8] = b"counters";
 /// What a device has counted since it began: names of lower-case letters and underscores, and numbers.
 pub type Counters = Vec<(&'static str, u64)>;
 
-fn told(counters: &Counters) -> Vec<u8> {
+fn told(counters: &[(&str, u64)]) -> Vec<u8> {
     let lines = counters.iter().map(|(name, value)| format!("{name} {value}\n"));
     lines.collect::<String>().into_bytes()
 }
@@ -46,8 +46,9 @@ impl Orders {
         self.0.as_fd()
     }
 
-    /// Takes one order, has it carried out and answers; answers whether there may be more.
-    pub fn take(&self, device: &mut impl Device, wake: &mut Wake) -> io::Result<bool> {
+    /// Takes one order, has it carried out and answers; answers whether there may be more. `counted` is what was counted for the
+    /// device.
+    pub fn take(&self, device: &mut impl Device, counted: &Counters, wake: &mut Wake) -> io::Result<bool> {
         let mut order = [0; NUMBER + MAX_ORDER];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
@@ -68,7 +69,7 @@ impl Orders {
             return Err(io::ErrorKind::InvalidData.into());
         };
         let answer = match order {
-            COUNTERS => Ok(told(&device.counters())),
+            COUNTERS => Ok(told(&[&counted[..], &device.counters()].concat())),
             order => device.order(order, fd, wake),
         };
         let (code, text) = match answer {

@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryAtomic};
 
 use super::inflight::Area;
 use super::memory::SharedMemory;
-use super::ring::{Memory, Ring, RingFault, Writes};
+use super::ring::{Memory, Ring, RingFault, Tally, Writes};
 use crate::virtio::spec::used_ring_size;
 
 /// A queue of the device, and what vhost-user says of it.
@@ -26,6 +26,7 @@ pub(super) struct Queue {
     error: Option<File>,
     /// The guest has broken it: nothing is read from it until it is set up anew.
     broken: bool,
+    pub tally: Tally,
     /// Where what is in flight is noted, if the front end keeps that.
     pub in_flight: Option<Area>,
     /// There is work left over from the last time, or that nobody has kicked for.
@@ -36,12 +37,22 @@ impl Queue {
     /// A queue that is not set up yet.
     pub fn new(size: u16, memory: &SharedMemory) -> Result<Self, QueueError> {
         let ring = VringMutex::new(memory.mapped.clone(), size)?;
-        Ok(Self { ring, error: None, broken: false, in_flight: None, pending: false })
+        Ok(Self {
+            ring,
+            error: None,
+            broken: false,
+            tally: Tally::default(),
+            in_flight: None,
+            pending: false,
+        })
     }
 
     /// The ring, for its device.
     pub fn ring<'a>(&'a mut self, writes: Option<&'a mut Writes>) -> Ring<'a> {
-        Ring::new(self.ring.get_mut()).noting(self.in_flight.as_mut()).logging(writes)
+        Ring::new(self.ring.get_mut())
+            .noting(self.in_flight.as_mut())
+            .counting(&mut self.tally)
+            .logging(writes)
     }
 
     /// The used ring with its event index: first address and bytes.
@@ -82,6 +93,7 @@ impl Queue {
     pub fn fail(&mut self, index: u16, fault: &RingFault) {
         debug!(index, error = fault as &dyn std::error::Error, "the guest has broken a queue");
         self.broken = true;
+        self.tally.faults += 1;
         self.pending = false;
         if let Some(eventfd) = &mut self.error {
             // Whether anybody wants to know is the front end's business.

@@ -16,10 +16,26 @@ pub type Memory = GuestMemoryMmap<()>;
 
 type State = VringState<GuestMemoryAtomic<Memory>>;
 
+/// What a queue has carried since the process began.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Chains given back.
+    pub requests: u64,
+    /// Bytes written into them.
+    pub to_guest: u64,
+    /// Bytes that could be read from them: an allegation of the guest.
+    pub from_guest: u64,
+    /// Times that the guest has broken it.
+    pub faults: u64,
+}
+
 /// A queue with its kick and call eventfds, and a note of what is in flight.
 pub struct Ring<'a> {
     state: MutexGuard<'a, State>,
     in_flight: Option<&'a mut Area>,
+    tally: Option<&'a mut Tally>,
+    /// Readable bytes of the chain that is worked on.
+    readable: u64,
     /// Where what the device may write is noted, while that is logged.
     writes: Option<&'a mut Writes>,
 }
@@ -29,11 +45,15 @@ pub(super) type Writes = Vec<(u64, u64)>;
 
 impl<'a> Ring<'a> {
     pub(crate) fn new(state: MutexGuard<'a, State>) -> Self {
-        Self { state, in_flight: None, writes: None }
+        Self { state, in_flight: None, tally: None, readable: 0, writes: None }
     }
 
     pub(super) fn noting(self, in_flight: Option<&'a mut Area>) -> Self {
         Self { in_flight, ..self }
+    }
+
+    pub(super) fn counting(self, tally: &'a mut Tally) -> Self {
+        Self { tally: Some(tally), ..self }
     }
 
     pub(super) fn logging(self, writes: Option<&'a mut Writes>) -> Self {
@@ -44,6 +64,9 @@ impl<'a> Ring<'a> {
     fn take(&mut self, chain: &Chain<'_>) {
         if let Some(area) = &mut self.in_flight {
             area.take(chain.head_index());
+        }
+        if self.tally.is_some() {
+            self.readable = chain.clone().readable().map(|buffer| u64::from(buffer.len())).sum();
         }
         self.will_write(chain);
     }
@@ -77,6 +100,11 @@ impl<'a> Ring<'a> {
 
     /// Gives the chain at `head` back to the driver, with so many bytes written.
     pub fn add_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        if let Some(tally) = &mut self.tally {
+            tally.requests += 1;
+            tally.to_guest = tally.to_guest.wrapping_add(written.into());
+            tally.from_guest = tally.from_guest.wrapping_add(std::mem::take(&mut self.readable));
+        }
         let Some(area) = &mut self.in_flight else { return self.state.add_used(head, written) };
         area.finish(head);
         self.state.add_used(head, written)?;
