@@ -7,32 +7,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// The Go runtime's body, as its own constructors print it.
-const GO: &str = r#"{"cpus":{"boot_vcpus":1,"max_vcpus":2,"kvm_hyperv":false,"nested":true,"topology":{"threads_per_core":1,"cores_per_die":2,"dies_per_package":1,"packages":1}},
- "memory":{"size":2147483648,"hotplug_method":"Acpi","hotplug_size":4294967296,"shared":true,"hugepages":false,"mergeable":false,"prefault":false,"thp":true},
- "payload":{"kernel":"/opt/kata/share/kata-containers/vmlinux.container","cmdline":"root=/dev/vda1 rootflags=data=ordered,errors=remount-ro ro rootfstype=ext4 panic=1 no_timer_check noreplace-smp quiet cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1"},
- "disks":[{"path":"/opt/kata/share/kata-containers/kata-containers.img","readonly":true,"image_type":"Raw","num_queues":1,"queue_size":128,"direct":false,"iommu":false,"vhost_user":false,"backing_files":false,"sparse":true}],
- "fs":[{"tag":"kataShared","socket":"/run/vc/vm/x/virtiofsd.sock","num_queues":1,"queue_size":1024,"pci_segment":1}],
- "vsock":{"cid":3,"socket":"/run/vc/vm/x/clh.sock","iommu":false}, "rng":{"src":"/dev/urandom","iommu":false},
- "serial":{"mode":"Off","iommu":false}, "console":{"mode":"Off","iommu":false}, "platform":{"num_pci_segments":2,"tdx":false,"sev_snp":false},
- "iommu":false,"watchdog":false,"pvpanic":false,"landlock_enable":false}"#;
+const GO: &str = include_str!("../../tests/recorded/kata-go.json");
 
 /// The Rust runtime's body: other fields, nulls, keys of x86, no platform.
-const RUST: &str = r#"{
-  "cpus": {"boot_vcpus": 1, "max_vcpus": 8, "topology": {"threads_per_core": 1, "cores_per_die": 8, "dies_per_package": 1, "packages": 1},
-           "kvm_hyperv": false, "max_phys_bits": 46, "features": {}},
-  "memory": {"size": 2147483648, "mergeable": false, "hotplug_method": "Acpi", "hotplug_size": 31138512896, "hotplugged_size": null,
-             "shared": true, "hugepages": false, "hugepage_size": null, "prefault": false, "zones": null, "thp": true},
-  "payload": {"firmware": null, "kernel": "/k", "cmdline": "panic=1", "initramfs": null, "mrconfigid": null, "host_data": null},
-  "disks": [{"path": "/img", "readonly": true, "direct": false, "iommu": false, "num_queues": 1, "queue_size": 1024, "vhost_user": false,
-             "vhost_socket": null, "rate_limiter_config": null, "id": null, "disable_io_uring": false, "pci_segment": 0, "image_type": "Unknown"}],
-  "net": [{"tap": null, "ip": "192.168.249.1", "mask": "255.255.255.0", "mac": "02:00:ca:fe:00:04", "host_mac": null, "mtu": null,
-           "iommu": false, "num_queues": 2, "queue_size": 256, "vhost_user": false, "vhost_socket": null, "vhost_mode": "Client", "id": null,
-           "fds": [9], "rate_limiter_config": null, "pci_segment": 0, "offload_tso": true, "offload_ufo": true, "offload_csum": true}],
-  "rng": {"src": "/dev/urandom", "iommu": false}, "balloon": null,
-  "fs": [{"tag": "kataShared", "socket": "/run/kata/x/virtiofsd.sock", "num_queues": 1, "queue_size": 1024, "id": null, "pci_segment": 0}],
-  "pmem": null, "serial": {"file": null, "mode": "Tty", "iommu": false}, "console": {"file": null, "mode": "Off", "iommu": false},
-  "devices": [], "user_devices": null, "vdpa": null, "vsock": {"cid": 3, "socket": "/run/kata/x/ch-vm.sock", "iommu": false, "id": null, "pci_segment": 0},
-  "iommu": false, "sgx_epc": null, "numa": null, "watchdog": false, "platform": null}"#;
+const RUST: &str = include_str!("../../tests/recorded/kata-rust.json");
 
 /// What the Rust runtime demands of `vm.info`: a copy of the shape that it deserializes into.
 #[derive(Debug, Deserialize)]
@@ -164,6 +142,7 @@ fn echo(config: VmConfig) -> Vec<u8> {
         mte: None,
         jail: None,
         memory_restore: None,
+        work: None,
     };
     json::write(&info).expect("an answer is written")
 }

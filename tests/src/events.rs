@@ -46,10 +46,13 @@ impl Events {
         parse(&text)
     }
 
-    /// The events of `vm` and `vmm` in order, as `source:event`.
+    /// The events of `vm` and `vmm` in order, as `source:event`; how far long work has come is none of a life's turns.
     pub fn lifecycle(&self) -> Vec<String> {
         let all = self.all();
-        all.iter().filter(|e| e.source == "vm" || e.source == "vmm").map(Event::name).collect()
+        all.iter()
+            .filter(|e| (e.source == "vm" || e.source == "vmm") && e.event != "progress")
+            .map(Event::name)
+            .collect()
     }
 
     /// Waits for an event `source:event`.

@@ -3,6 +3,9 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -55,11 +58,34 @@ impl Monitor {
         Self::launch(Stdio::null(), env, args)
     }
 
+    /// [`Self::spawn`] without standard input, with descriptors of ours that keep their numbers, and arguments that are made for
+    /// the test's cgroup too.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn spawn_with_fds(fds: &[BorrowedFd<'_>], args: impl FnOnce(&Folder, &Group) -> Vec<String>) -> Self {
+        Self::launch_with(Stdio::null(), &[], fds, args)
+    }
+
     fn launch(stdin: Stdio, env: &[(&str, &str)], args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
+        Self::launch_with(stdin, env, &[], |folder, _| args(folder))
+    }
+
+    fn launch_with(
+        stdin: Stdio,
+        env: &[(&str, &str)],
+        fds: &[BorrowedFd<'_>],
+        args: impl FnOnce(&Folder, &Group) -> Vec<String>,
+    ) -> Self {
         let (group, folder) = (Group::new(), Folder::new());
         let output = |name| File::create(folder.file(name)).expect("the test's folder can be written");
         let mut command = in_group(&group, &lab::granule());
-        command.args(args(&folder)).envs(env.iter().copied()).stdin(stdin);
+        command.args(args(&folder, &group)).envs(env.iter().copied()).stdin(stdin);
+        let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        if !fds.is_empty() {
+            // SAFETY: between fork and exec it makes one system call for each descriptor, and allocates nothing.
+            unsafe { command.pre_exec(move || fds.iter().try_for_each(|&fd| inherit(fd))) };
+        }
         command.stdout(output("stdout")).stderr(output("stderr"));
         let child = command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"));
         Self { child: RefCell::new(child), group, folder }
@@ -96,7 +122,9 @@ impl Monitor {
 
     /// The path of the API socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join("api.sock")
+        // Where the monitor has a root of its own, that is in this folder.
+        let places = ["api.sock", "vm/api.sock"].map(|name| self.folder.path().join(name));
+        places.iter().find(|place| place.exists()).unwrap_or(&places[0]).clone()
     }
 
     /// The folder of this run.
@@ -264,6 +292,16 @@ impl Monitor {
         let errors = PathBuf::from(self.folder.file("stderr"));
         let text = fs::read_to_string(&errors).unwrap_or_default();
         assert_eq!(self.finish().code(), Some(0), "{text}");
+    }
+}
+
+/// Lets a descriptor stay open through exec.
+fn inherit(number: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers; the descriptor is the caller's.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, 0) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 

@@ -50,9 +50,23 @@ impl Group {
         self.0.join("cgroup.procs")
     }
 
-    /// Everybody in it who is not dead yet, the oldest first.
+    /// Where it is, from the root of the hierarchy.
+    pub fn path(&self) -> String {
+        self.0.strip_prefix("/sys/fs/cgroup").unwrap_or(&self.0).display().to_string()
+    }
+
+    /// The cgroups that were made in it.
+    fn below(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    }
+
+    /// Everybody in it, and in the cgroups in it, who is not dead yet, the oldest first.
     pub fn processes(&self) -> Vec<Process> {
-        let pids = fs::read_to_string(self.door()).unwrap_or_default();
+        let groups = [vec![self.0.clone()], self.below()].concat();
+        let pids =
+            groups.iter().map(|group| fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default());
+        let pids = pids.collect::<String>();
         let mut processes: Vec<Process> = pids.lines().filter_map(|l| Process::of(l.parse().ok()?)).collect();
         processes.sort_by_key(|p| p.pid);
         processes
@@ -79,7 +93,10 @@ impl Drop for Group {
     fn drop(&mut self) {
         // A test that failed half way leaves nothing for the next one.
         let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        let _ = wait::until(wait::SHORT, || fs::remove_dir(&self.0).ok());
+        let _ = wait::until(wait::SHORT, || {
+            self.below().iter().for_each(|group| drop(fs::remove_dir(group)));
+            fs::remove_dir(&self.0).ok()
+        });
     }
 }
 

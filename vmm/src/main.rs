@@ -61,6 +61,10 @@ fn person(arguments: &[OsString]) -> ExitCode {
         Ok(Invocation::Ctl(options)) => cli::ctl::run(options),
         Ok(Invocation::Probe { json }) => ended(probe::run(json)),
         Ok(Invocation::Run(options)) => {
+            // First of all: every path from here on is one inside of it.
+            if let Err(error) = options.jail.enter() {
+                return report::fatal(&error);
+            }
             if let Err(error) = report::start(&options.log) {
                 return report::fatal(&error);
             }

@@ -41,6 +41,7 @@ const REASONS: &[(&str, &str)] = &[
     ("VmSnapshotConfig.parent", "an extension"),
     ("VmInfo.jail", "an extension"),
     ("VmInfo.memory_restore", "an extension"),
+    ("VmInfo.work", "an extension"),
     ("VmState.", "a guest is never left in a break point"),
     ("NetConfig.fds", "accepted there, and not in its document"),
     ("net_fds", "accepted there, and not in its document"),

@@ -28,6 +28,21 @@ pub struct VmInfo {
     /// How far the memory of a guest has come that was restored on demand; absent for others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_restore: Option<MemoryRestoreInfo>,
+    /// How far a snapshot or a restore has come that is under way; absent otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<WorkInfo>,
+}
+
+/// Long work that is under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct WorkInfo {
+    /// `snapshot` or `restore`.
+    pub what: String,
+    /// Pages of guest memory that were looked at.
+    pub done: u64,
+    /// Of so many; 0 until the first of them are counted.
+    pub of: u64,
 }
 
 /// The memory of a guest that was restored on demand.

@@ -7,7 +7,9 @@ mod ping;
 
 pub use device::{DeviceNode, DeviceTree, PciBar, PciDeviceInfo, Resource};
 pub use event::{Event, Timestamp};
-pub use info::{JailInfo, JailedProcess, MemoryRestoreInfo, MemoryRestoreState, MteInfo, VmInfo, VmState};
+pub use info::{
+    JailInfo, JailedProcess, MemoryRestoreInfo, MemoryRestoreState, MteInfo, VmInfo, VmState, WorkInfo,
+};
 pub use ping::{HostMte, Ping};
 
 /// `vm.counters`: device → counter → value.

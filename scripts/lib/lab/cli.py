@@ -14,7 +14,12 @@ from .places import HOSTS, ROOT, LabError, cache, kernel, target_directory
 from .session import LAB_FAILED, Command, Session
 
 # Test binaries that need another host than the usual one.
-RUNNER_OPTIONS = {"host_without_shared_tags": ["--host", "6.1"], "host_without_mte": ["--no-mte"]}
+RUNNER_OPTIONS = {
+    "host_without_shared_tags": ["--host", "6.1"],
+    "host_without_mte": ["--no-mte"],
+    # Its deadlines are in time that counts instructions.
+    "runtimes": ["--icount"],
+}
 
 
 def main(arguments: list[str]) -> int:

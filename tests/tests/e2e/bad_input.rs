@@ -194,43 +194,6 @@ fn unknown_fields_and_nulls_are_passed_over() {
     assert_eq!(monitor.finish().code(), Some(0));
 }
 
-/// One row for each call: the code with no VM, and with one that is created, running, paused; 0 where the call succeeds.
-const STATES: [(&str, [u16; 4]); 10] = [
-    ("vm.create", [0, 409, 409, 409]),
-    ("vm.info", [404, 0, 0, 0]),
-    ("vm.boot", [404, 0, 405, 405]),
-    ("vm.pause", [404, 405, 0, 405]),
-    ("vm.resume", [404, 404, 405, 0]),
-    ("vm.shutdown", [404, 405, 0, 0]),
-    ("vm.reboot", [404, 405, 0, 0]),
-    ("vm.power-button", [404, 405, 0, 0]),
-    ("vm.add-disk", [404, 0, 400, 400]),
-    ("vm.remove-device", [404, 404, 404, 404]),
-];
-
-#[test]
-fn every_call_in_every_wrong_state_is_refused_with_its_code() {
-    let monitor = Monitor::start();
-    let body = guest().body(&monitor);
-    let bring_to_next = ["vm.create", "vm.boot", "vm.pause", "vm.delete"];
-    for (state, next) in bring_to_next.into_iter().enumerate() {
-        for (name, codes) in STATES.iter().filter(|(_, codes)| codes[state] != 0) {
-            let answer = match *name {
-                "vm.info" => monitor.get(name),
-                "vm.create" => monitor.send(name, &body),
-                "vm.add-disk" => monitor.send(name, &json!({"path": "/dev/null"})),
-                "vm.remove-device" => monitor.send(name, &json!({"id": "nobody"})),
-                _ => monitor.put(name),
-            };
-            assert_eq!(answer.code, codes[state], "{name} in state {state}: {answer:?}");
-            assert!(!answer.causes().is_empty());
-        }
-        let answer = if next == "vm.create" { monitor.send(next, &body) } else { monitor.put(next) };
-        assert_eq!(answer.code, 204, "{next}: {answer:?}");
-    }
-    still_works(monitor);
-}
-
 #[test]
 fn a_second_create_leaves_the_first_guest_as_it_is() {
     let vm = Vm::boot(&guest());

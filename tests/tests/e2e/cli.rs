@@ -163,3 +163,41 @@ fn ctl_drives_a_running_monitor() {
     assert!(output.contains("\"Created\""), "{output}");
     vm.monitor.shutdown();
 }
+
+#[test]
+fn a_snapshot_is_restored_from_the_command_line() {
+    let (vm, mut session) = crate::serial::talk(&guest());
+    session.say("echo before");
+    session.line("GRANULE echo before");
+    vm.monitor.must("vm.pause");
+    let store = granule_tests::folder::Folder::new();
+    let path = store.file("one");
+    crate::snapshot::snapshot(&vm.monitor, &path);
+    vm.monitor.shutdown();
+    for mode in ["copy", "ondemand"] {
+        let monitor = Monitor::spawn(Stdio::null(), |folder| {
+            let file = format!("{path}/config.json");
+            let mut config: serde_json::Value =
+                serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+            config["serial"]["socket"] = folder.file("serial.sock").into();
+            std::fs::write(&file, config.to_string()).unwrap();
+            let restore = format!("source_url=file://{path},resume=on,memory_restore_mode={mode}");
+            ["--api-socket", &folder.file("api.sock"), "--restore", &restore].map(str::to_owned).to_vec()
+        });
+        monitor.wait_ready();
+        let running = granule_tests::wait::until(granule_tests::wait::LONG, || {
+            let answer = monitor.get("vm.info");
+            (answer.code == 200 && answer.json()["state"] == "Running").then_some(())
+        });
+        assert!(running.is_some(), "{mode}: {}", monitor.doing());
+        let console = Console::new(monitor.folder().path().join("console"));
+        let vm = Vm { monitor, console };
+        let mut session = crate::serial::join(&vm);
+        session.say("echo after");
+        session.line("GRANULE echo after");
+        vm.monitor.shutdown();
+    }
+    let (status, _, errors) = run(&["--restore", "source_url=file:///no/such/place"]);
+    assert!(!status.success());
+    assert!(errors.contains("/no/such/place"), "{errors}");
+}

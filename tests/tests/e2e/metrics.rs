@@ -41,12 +41,21 @@ fn what_a_guest_reads_and_writes_is_counted() {
     assert!((MIB..=4 * MIB).contains(&grown("read_bytes")), "{before} {after}");
     assert!(grown("write_ops") > 0 && grown("flush_ops") > 0, "{before} {after}");
     assert_eq!(grown("errors"), 0);
+    // Every kind counts what its queues have carried.
+    let rng = vm.monitor.get("vm.counters").json()["__rng"].clone();
+    assert!(rng["requests"].as_u64() > Some(0) && rng["bytes_to_guest"].as_u64() > Some(0), "{rng}");
+    assert_eq!(rng["queue_faults"], 0);
+    assert!(grown("requests") > 0 && grown("bytes_from_guest") > MIB, "{before} {after}");
 
     let page = page(vm.monitor.client());
     let bytes = sample(&page, "granule_device{device=\"_disk0\",counter=\"write_bytes\"}");
     assert_eq!(bytes, after["write_bytes"].as_u64());
     assert_eq!(sample(&page, "granule_vm_state{state=\"running\"}"), Some(1));
     assert_eq!(sample(&page, "granule_vm_tagged"), Some(1));
+    for reason in ["mmio_read", "mmio_write"] {
+        let exits = sample(&page, &format!("granule_vcpu_exits_total{{reason=\"{reason}\"}}"));
+        assert!(exits > Some(0), "{reason}: {exits:?}");
+    }
     assert_eq!(sample(&page, "granule_device_restarts_total{device=\"_disk0\"}"), Some(0));
     assert!(
         sample(&page, "granule_boot_phase_microseconds{phase=\"payload\"}").is_some_and(|micros| micros > 0)

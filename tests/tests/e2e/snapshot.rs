@@ -105,6 +105,12 @@ fn a_guest_goes_on_in_another_process_with_every_tag() {
     let store = granule_tests::folder::Folder::new();
     let path = store.file("one");
     snapshot(&vm.monitor, &path);
+    let progress = vm.monitor.events().wait_for("vm:progress").properties;
+    assert_eq!(
+        (&progress["what"], &progress["of"]),
+        (&json!("snapshot"), &json!("65536")),
+        "pages: {progress}"
+    );
     let saved = Instant::now();
     vm.monitor.must("vm.delete");
     vm.monitor.shutdown();

@@ -273,6 +273,9 @@ pub(super) const TPM: Keys = &[&[key("socket", Text)]];
 
 pub(super) const LANDLOCK_RULES: Keys = &[&[key("path", Text), key("access", Text)]];
 
+pub(super) const JAIL: Keys =
+    &[&[key("id", Text), key("uid", Number), key("gid", Number), key("root", Text), key("cgroup", Text)]];
+
 pub(super) const RESTORE: Keys = &[&[
     key("source_url", Text),
     key("prefault", Toggle),

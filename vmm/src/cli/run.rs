@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use granule_api::config::{MteRequest, RestoreConfig, VmConfig};
 use granule_jail::SeccompMode;
+use granule_jail::deployment::{self, Deployment};
 
 use super::CliError;
 use super::grammar::{OptionError, read_as};
@@ -19,6 +20,10 @@ pub struct RunOptions {
     pub event_monitor: Option<EventSink>,
     /// The VM that is created and booted at once.
     pub vm: Option<VmConfig>,
+    /// The snapshot that is restored at once.
+    pub restore: Option<RestoreConfig>,
+    /// What the machine process becomes before it does anything.
+    pub jail: Deployment,
     /// What a VM that says nothing about memory tagging gets.
     pub mte: MteRequest,
     /// What happens at a system call that is not allowed.
@@ -69,11 +74,14 @@ pub enum LogFormat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     /// There would be nothing to do.
-    #[error("nothing to run: give --api-socket, or a VM with --kernel")]
+    #[error("nothing to run: give --api-socket, a VM with --kernel, or --restore")]
     Nothing,
     /// Flags of a VM without the one that makes it one.
     #[error("{0} is given, but no --kernel to run")]
     NoKernel(&'static str),
+    /// `--jail`.
+    #[error("{0}")]
+    Jail(String),
     /// Two VMs.
     #[error("--restore brings its own VM; {0} cannot be given beside it")]
     TwoVms(&'static str),
@@ -90,6 +98,7 @@ impl RunOptions {
             fds.push(fd);
         }
         fds.extend(self.vm.iter().flat_map(|vm| &vm.net).flat_map(|net| &net.fds));
+        fds.extend(self.restore.iter().flat_map(|restore| &restore.net_fds).flat_map(|net| &net.fds));
         fds
     }
 }
@@ -98,20 +107,23 @@ pub(super) fn options(typed: &typed::Run) -> Result<RunOptions, CliError> {
     let api_socket = typed.api_socket.as_deref().map(line::api_socket).transpose()?;
     let event_monitor = typed.event_monitor.as_deref().map(line::event_sink).transpose()?;
     let vm = vm::config(typed)?;
-    if let Some(text) = &typed.restore {
-        let _: RestoreConfig = read_as("--restore", text, keys::RESTORE)?;
-        return Err(match vm::first_flag(typed) {
-            Some(flag) => UsageError::TwoVms(flag).into(),
-            None => OptionError::new("--restore", "snapshots are not supported yet").into(),
-        });
+    let restore =
+        typed.restore.as_deref().map(|text| read_as("--restore", text, keys::RESTORE)).transpose()?;
+    if let (Some(_), Some(flag)) = (&restore, vm::first_flag(typed)) {
+        return Err(UsageError::TwoVms(flag).into());
     }
-    if api_socket.is_none() && vm.is_none() {
+    let jail = typed.jail.as_deref().map(|text| read_as("--jail", text, keys::JAIL)).transpose()?;
+    let jail: Deployment = jail.unwrap_or_default();
+    jail.check().map_err(|error: deployment::Error| UsageError::Jail(error.to_string()))?;
+    if api_socket.is_none() && vm.is_none() && restore.is_none() {
         return Err(UsageError::Nothing.into());
     }
     Ok(RunOptions {
         api_socket,
         event_monitor,
         vm,
+        restore,
+        jail,
         mte: mte(&typed.mte)?,
         seccomp: typed.seccomp.parse().map_err(|error| OptionError::new("--seccomp", format!("{error}")))?,
         log: LogOptions {

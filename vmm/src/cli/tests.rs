@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use granule_api::call::Method;
-use granule_api::config::{ImageType, Mode, MteRequest, VmConfig};
+use granule_api::config::{ImageType, MemoryRestoreMode, Mode, MteRequest, VmConfig};
 use granule_jail::SeccompMode;
 
 use super::ctl::Body;
@@ -182,17 +182,42 @@ fn devices_may_be_several_behind_one_flag_or_each_behind_its_own() {
 }
 
 #[test]
+fn a_snapshot_is_restored_by_the_words_that_cloud_hypervisor_has() {
+    let options =
+        run("--restore source_url=file:///d,memory_restore_mode=ondemand,resume=on,net_fds=[n1@[3,4]]");
+    assert_eq!(options.inherited_fds(), [3, 4]);
+    let restore = options.restore.unwrap();
+    assert_eq!((restore.source_url.as_str(), restore.resume, restore.prefault), ("file:///d", true, false));
+    assert_eq!(restore.memory_restore_mode, MemoryRestoreMode::OnDemand);
+    assert_eq!((restore.net_fds[0].id.as_str(), &restore.net_fds[0].fds[..]), ("n1", &[3, 4][..]));
+    assert!(run("--restore source_url=file:///d,prefault=on").restore.unwrap().prefault);
+}
+
+#[test]
+fn a_jail_is_checked_before_anything_starts() {
+    let jail = run("--api-socket /s --jail id=vm-1,uid=1000,gid=100,root=/srv/vms,cgroup=vms").jail;
+    assert_eq!((jail.id.as_deref(), jail.uid, jail.gid), (Some("vm-1"), Some(1000), Some(100)));
+    assert_eq!(jail.root.unwrap().display().to_string(), "/srv/vms");
+    for (wrong, word) in [
+        ("uid=1000", "uid and gid go together"),
+        ("root=/srv", "needs the name of the VM"),
+        ("id=../x,root=/srv", "letters"),
+        ("uid=-1,gid=0", "uid"),
+        ("chroot=/x", "not one of its keys"),
+    ] {
+        let said = refusal(&format!("--api-socket /s --jail {wrong}"));
+        assert!(said.starts_with("--jail: ") && said.contains(word), "{wrong}: {said}");
+    }
+}
+
+#[test]
 fn flags_that_make_no_vm_are_refused() {
-    assert_eq!(refusal(""), "nothing to run: give --api-socket, or a VM with --kernel");
+    assert_eq!(refusal(""), "nothing to run: give --api-socket, a VM with --kernel, or --restore");
     assert_eq!(refusal("--api-socket /s --memory size=1G"), "--memory is given, but no --kernel to run");
     assert_eq!(refusal("--api-socket /s --disk path=/d"), "--disk is given, but no --kernel to run");
     assert_eq!(
         refusal("--restore source_url=file:///d --kernel /k"),
         "--restore brings its own VM; --kernel cannot be given beside it"
-    );
-    assert_eq!(
-        refusal("--restore source_url=file:///d,net_fds=[n1@[3,4]]"),
-        "--restore: snapshots are not supported yet"
     );
     assert!(refusal("--restore prefault=on").starts_with("--restore: missing field `source_url`"));
 }

@@ -66,6 +66,9 @@ pub struct Run {
     /// How a line of the log looks: text or json (one object a line).
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: String,
+    /// Where root starts it, what to be before anything else: id=NAME,uid=N,gid=N,root=DIR,cgroup=DIR.
+    #[arg(long, value_name = "OPTIONS")]
+    pub jail: Option<String>,
     /// Accepted: every process is jailed anyway.
     #[arg(long)]
     pub landlock: bool,

@@ -10,6 +10,7 @@
 //! Codes follow the reference document where it names one (404 while there is no machine, 405 in the wrong state);
 //! where it is silent, the wrong state is 405 and a second machine is 409.
 
+use granule_api::call::Call;
 use granule_api::error::ErrorKind;
 
 /// Where a machine is in its life, as `vm.info` tells it.
@@ -70,8 +71,55 @@ pub enum Verb {
     Restore,
     /// vm.receive-migration
     Receive,
-    /// vm.send-migration, …: they need a machine and are not built yet.
-    Unbuilt,
+    /// vm.nmi
+    Nmi,
+    /// vm.coredump
+    Coredump,
+    /// vm.resize-zone
+    ResizeZone,
+    /// vm.add-device, vm.add-vdpa, vm.add-user-device
+    AddForeign,
+    /// vm.send-migration
+    Send,
+}
+
+impl Verb {
+    /// Which row of the table a call belongs to.
+    pub fn of(call: &Call) -> Self {
+        match call {
+            Call::VmmPing => Self::Ping,
+            Call::VmmShutdown => Self::ShutdownMonitor,
+            Call::Metrics => Self::Metrics,
+            Call::VmInfo => Self::Info,
+            Call::VmCounters => Self::Counters,
+            Call::VmCreate(_) => Self::Create,
+            Call::VmBoot => Self::Boot,
+            Call::VmPause => Self::Pause,
+            Call::VmResume => Self::Resume,
+            Call::VmShutdown => Self::Shutdown,
+            Call::VmReboot => Self::Reboot,
+            Call::VmPowerButton => Self::PowerButton,
+            Call::VmDelete => Self::Delete,
+            Call::VmResize(_) => Self::Resize,
+            Call::VmResizeDisk(_) => Self::ResizeDisk,
+            Call::VmResizeZone(_) => Self::ResizeZone,
+            Call::VmAddDisk(_)
+            | Call::VmAddNet(_)
+            | Call::VmAddPmem(_)
+            | Call::VmAddFs(_)
+            | Call::VmAddGenericVhostUser(_)
+            | Call::VmAddVsock(_) => Self::AddDevice,
+            Call::VmAddDevice(_) | Call::VmAddVdpa(_) | Call::VmAddUserDevice(_) => Self::AddForeign,
+            Call::VmRemoveDevice(_) => Self::RemoveDevice,
+            Call::VmSnapshot(body) if body.live => Self::LiveSnapshot,
+            Call::VmSnapshot(_) => Self::Snapshot,
+            Call::VmRestore(_) => Self::Restore,
+            Call::VmNmi => Self::Nmi,
+            Call::VmCoredump(_) => Self::Coredump,
+            Call::VmReceiveMigration(_) => Self::Receive,
+            Call::VmSendMigration(_) => Self::Send,
+        }
+    }
 }
 
 /// What the table says.
@@ -89,38 +137,25 @@ impl Lifecycle {
     pub const ALL: [Self; 4] = [Self::Absent, Self::Created, Self::Running, Self::Paused];
 }
 
-#[cfg(test)]
-impl Verb {
-    /// Every verb, in the table's order.
-    pub const ALL: [Self; 22] = [
-        Self::Ping,
-        Self::ShutdownMonitor,
-        Self::Metrics,
-        Self::Info,
-        Self::Counters,
-        Self::Create,
-        Self::Boot,
-        Self::Pause,
-        Self::Resume,
-        Self::Shutdown,
-        Self::Reboot,
-        Self::PowerButton,
-        Self::Delete,
-        Self::Resize,
-        Self::ResizeDisk,
-        Self::AddDevice,
-        Self::RemoveDevice,
-        Self::Snapshot,
-        Self::LiveSnapshot,
-        Self::Restore,
-        Self::Receive,
-        Self::Unbuilt,
-    ];
-}
-
-/// What does not exist in this version is no fault of the host: a client may know from the documents.
-const UNBUILT: Verdict =
-    Verdict::Deny(ErrorKind::BadRequest, "this request is not supported by this version");
+// What does not exist in this version is no fault of the host: a client may know from the documents.
+const NO_MIGRATION: Verdict = Verdict::Deny(
+    ErrorKind::BadRequest,
+    "migration is not supported by this version; vm.snapshot and vm.restore are",
+);
+const NO_FOREIGN: Verdict = Verdict::Deny(
+    ErrorKind::BadRequest,
+    "VFIO, vDPA and vfio-user devices are not supported by this version",
+);
+const NO_ZONES: Verdict =
+    Verdict::Deny(ErrorKind::BadRequest, "memory zones cannot be resized by this version");
+const NO_NMI: Verdict = Verdict::Deny(
+    ErrorKind::BadRequest,
+    "the guest's interrupt controller has no NMI: KVM's GICv3 offers none; vm.power-button asks the guest, vm.reboot does not",
+);
+const NO_COREDUMP: Verdict = Verdict::Deny(
+    ErrorKind::BadRequest,
+    "core files are not supported by this version: they have no place for memory tags; vm.snapshot keeps all of memory",
+);
 const NOT_CREATED: Verdict = Verdict::Deny(ErrorKind::NotFound, "VM is not created");
 const NOT_BOOTED: Verdict = Verdict::Deny(ErrorKind::WrongState, "VM is not booted");
 
@@ -131,7 +166,7 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
     match (verb, state) {
         (Verb::Ping | Verb::Metrics | Verb::ShutdownMonitor | Verb::Delete, _) => Run,
         (Verb::Create | Verb::Restore, Absent) => Run,
-        (Verb::Receive, Absent) => UNBUILT,
+        (Verb::Receive, Absent) => NO_MIGRATION,
         (Verb::Create | Verb::Restore | Verb::Receive, _) => {
             Deny(ErrorKind::Conflict, "VM is already created")
         }
@@ -164,54 +199,66 @@ pub fn admit(state: Lifecycle, verb: Verb) -> Verdict {
             Deny(ErrorKind::WrongState, "VM is not paused, and the snapshot is not live")
         }
         (Verb::Snapshot | Verb::LiveSnapshot, Created) => NOT_BOOTED,
-        (Verb::Unbuilt, _) => UNBUILT,
+        (Verb::Nmi | Verb::Coredump, Created) => NOT_BOOTED,
+        (Verb::Nmi, Running | Paused) => NO_NMI,
+        (Verb::Coredump, Running) => Deny(ErrorKind::WrongState, "VM is not paused"),
+        (Verb::Coredump, Paused) => NO_COREDUMP,
+        (Verb::ResizeZone, _) => NO_ZONES,
+        (Verb::AddForeign, _) => NO_FOREIGN,
+        (Verb::Send, _) => NO_MIGRATION,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write;
+    use std::path::Path;
+
+    use granule_api::call::ENDPOINTS;
+
     use super::*;
 
-    /// The whole table, as a client sees it: 0 = runs. Columns: Absent, Created, Running, Paused.
-    const TABLE: [(Verb, [u16; 4]); 22] = [
-        (Verb::Ping, [0, 0, 0, 0]),
-        (Verb::ShutdownMonitor, [0, 0, 0, 0]),
-        (Verb::Metrics, [0, 0, 0, 0]),
-        (Verb::Info, [404, 0, 0, 0]),
-        (Verb::Counters, [404, 405, 0, 0]),
-        (Verb::Create, [0, 409, 409, 409]),
-        (Verb::Boot, [404, 0, 405, 405]),
-        (Verb::Pause, [404, 405, 0, 405]),
-        (Verb::Resume, [404, 404, 405, 0]),
-        (Verb::Shutdown, [404, 405, 0, 0]),
-        (Verb::Reboot, [404, 405, 0, 0]),
-        (Verb::PowerButton, [404, 405, 0, 0]),
-        (Verb::Delete, [0, 0, 0, 0]),
-        (Verb::Resize, [404, 0, 0, 0]),
-        (Verb::ResizeDisk, [404, 405, 0, 0]),
-        (Verb::AddDevice, [404, 0, 0, 0]),
-        (Verb::RemoveDevice, [404, 0, 0, 0]),
-        (Verb::Snapshot, [404, 405, 405, 0]),
-        (Verb::LiveSnapshot, [404, 405, 0, 0]),
-        (Verb::Restore, [0, 409, 409, 409]),
-        (Verb::Receive, [400, 409, 409, 409]),
-        (Verb::Unbuilt, [404, 400, 400, 400]),
-    ];
-
-    #[test]
-    fn every_cell_of_the_table_is_as_documented() {
-        assert_eq!(TABLE.map(|(verb, _)| verb), Verb::ALL);
-        for (verb, row) in TABLE {
-            for (state, code) in Lifecycle::ALL.into_iter().zip(row) {
-                let expected = code != 0;
-                match admit(state, verb) {
-                    Verdict::Run => assert!(!expected, "{verb:?} in {state:?} runs"),
-                    Verdict::Deny(got, why) => {
-                        assert_eq!(got.status(), code, "{verb:?} in {state:?}: {why}");
-                        assert!(!why.is_empty());
-                    }
+    /// The whole table, as a client sees it: a row for each endpoint, the code for each state, `ok` where it runs.
+    fn table() -> String {
+        let mut table =
+            String::from("| request | no VM | Created | Running | Paused |\n|---|---|---|---|---|\n");
+        let mut row = |name: &str, body: &str| {
+            let endpoint = ENDPOINTS.iter().find(|endpoint| name.split(',').next() == Some(endpoint.name));
+            let call = endpoint.unwrap().call(body.as_bytes()).unwrap();
+            let cells = Lifecycle::ALL.map(|state| match admit(state, Verb::of(&call)) {
+                Verdict::Run => "ok".to_owned(),
+                Verdict::Deny(kind, why) => {
+                    assert!(!why.is_empty());
+                    kind.status().to_string()
                 }
+            });
+            writeln!(table, "| {name} | {} |", cells.join(" | ")).unwrap();
+        };
+        for endpoint in ENDPOINTS {
+            row(endpoint.name, endpoint.least_body());
+            if endpoint.name == "vm.snapshot" {
+                row("vm.snapshot, live", r#"{"destination_url":"file:///d","live":true}"#);
             }
         }
+        table
+    }
+
+    /// An end-to-end test tries each cell of the document's table (`tests/tests/e2e/states.rs`).
+    #[test]
+    fn the_table_in_the_document_is_this_one() {
+        const MARKS: [&str; 2] = ["<!-- the admission table -->\n", "<!-- end -->"];
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/api.md");
+        let document = std::fs::read_to_string(&path).unwrap();
+        let (before, rest) = document.split_once(MARKS[0]).unwrap();
+        let (kept, after) = rest.split_once(MARKS[1]).unwrap();
+        let made = table();
+        if std::env::var_os("GRANULE_WRITE_DOCS").is_some() {
+            std::fs::write(&path, [before, MARKS[0], &made, MARKS[1], after].concat()).unwrap();
+            return;
+        }
+        assert_eq!(
+            kept, made,
+            "if the change is meant: GRANULE_WRITE_DOCS=1 cargo test -p granule-vmm admission"
+        );
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::orders::Orders;
 
 /// How long a process may take.
-const LIMIT: Duration = Duration::from_secs(1);
+pub const LIMIT: Duration = Duration::from_secs(1);
 
 /// The most counters that are believed to be one device's.
 const MOST: usize = 64;

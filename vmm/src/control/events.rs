@@ -68,6 +68,12 @@ impl EventMonitor {
         self.write(&event.with("reason", reason));
     }
 
+    /// Tells how far a snapshot or a restore has come, in pages.
+    pub fn tell_progress(&mut self, what: &str, done: u64, of: u64) {
+        let event = Event::new(self.started.elapsed(), "vm", "progress").with("what", what);
+        self.write(&event.with("done", done.to_string()).with("of", of.to_string()));
+    }
+
     /// Tells an event of the machine, and why.
     pub fn tell_why(&mut self, event: &str, reason: &str) {
         self.write(&Event::new(self.started.elapsed(), "vm", event).with("reason", reason));

@@ -4,7 +4,7 @@ use granule_api::error::ApiError;
 use granule_api::server::Reply;
 use granule_api::types::{
     DeviceNode, DeviceTree, HostMte, JailInfo, JailedProcess, MemoryRestoreInfo, MemoryRestoreState, MteInfo,
-    PciBar, Ping, Resource, VmInfo, VmState,
+    PciBar, Ping, Resource, VmInfo, VmState, WorkInfo,
 };
 use granule_api::{BUILD_VERSION, COMPAT_VERSION};
 use granule_jail::SeccompMode;
@@ -35,7 +35,7 @@ pub fn ping(host: &HostView) -> Result<Reply, ApiError> {
 }
 
 /// vm.info, while there is a machine.
-pub fn info(vm: &Vm, fill: Option<&Fill>) -> Option<VmInfo> {
+pub fn info(vm: &Vm, fill: Option<&Fill>, work: Option<WorkInfo>) -> Option<VmInfo> {
     let created = vm.created()?;
     let live = match vm {
         Vm::Live(_, live) => Some(&**live),
@@ -53,6 +53,7 @@ pub fn info(vm: &Vm, fill: Option<&Fill>) -> Option<VmInfo> {
         mte: Some(mte(created, live)),
         jail: live.map(|live| live.jail.clone()),
         memory_restore: fill.map(memory_restore),
+        work,
     })
 }
 

@@ -1,5 +1,6 @@
 //! `GET /metrics`: the machine in the exposition format of Prometheus, version 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use granule_api::types::VmCounters;
@@ -50,7 +51,7 @@ impl Known {
     }
 
     /// The text, with what the device processes have counted.
-    pub fn text(&self, counters: &VmCounters) -> String {
+    pub fn text(&self, counters: &VmCounters, exits: &BTreeMap<String, u64>) -> String {
         let mut page = Page::default();
         let states = [
             ("absent", Lifecycle::Absent),
@@ -75,6 +76,13 @@ impl Known {
             for (name, kind, help, value) in families {
                 page.family(name, kind, help);
                 page.sample(name, &[], value);
+            }
+        }
+        if !exits.is_empty() {
+            let help = "How often vCPUs came back from the guest to the monitor";
+            page.family("granule_vcpu_exits_total", "counter", help);
+            for (reason, count) in exits {
+                page.sample("granule_vcpu_exits_total", &[("reason", reason)], *count);
             }
         }
         page.family("granule_boot_phase_microseconds", "gauge", "Time that each phase of the last boot took");
@@ -154,11 +162,13 @@ mod tests {
             restarts: vec![("a\"b\\\n".into(), 3)],
         };
         let counters = VmCounters::from([("_disk0".into(), [("read_ops".into(), 5)].into())]);
-        let text = known.text(&counters);
+        let exits = BTreeMap::from([("mmio_read".to_owned(), 9)]);
+        let text = known.text(&counters, &exits);
         for line in [
             "granule_vm_state{state=\"running\"} 0",
             "granule_vm_state{state=\"paused\"} 1",
             "granule_vm_tagged 1",
+            "granule_vcpu_exits_total{reason=\"mmio_read\"} 9",
             "granule_boots_total 2",
             "granule_restore_pages_done 1",
             "granule_restore_faults_total 2",

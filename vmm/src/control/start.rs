@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{OwnedFd, RawFd};
 use std::process::ExitCode;
 
-use granule_api::config::{PASSED_FD, VmConfig};
+use granule_api::config::{PASSED_FD, RestoreConfig, VmConfig};
 use granule_api::server::{self, ListenError, Listener, ServerLimits};
 use granule_jail::JailKind;
 use tokio::sync::{mpsc, watch};
@@ -82,6 +82,10 @@ async fn serve(
         let passed = taps(&mut config, inherited)?;
         driver.boot_from_command_line(config, passed);
     }
+    if let Some(mut restore) = options.restore {
+        let taps = restored_taps(&mut restore, inherited)?;
+        driver.restore_from_command_line(&restore, taps);
+    }
     let end = driver.run().await;
     drop(stop);
     if let Some(server) = server {
@@ -95,6 +99,18 @@ async fn serve(
         }
         End::MachineLost => ExitCode::FAILURE,
     })
+}
+
+/// The taps that a restore names by number, in their order, as a client would pass them.
+fn restored_taps(restore: &mut RestoreConfig, inherited: &mut Inherited) -> Result<Vec<OwnedFd>, StartError> {
+    let mut taps = Vec::new();
+    for net in &mut restore.net_fds {
+        net.num_fds = net.fds.len();
+        for number in net.fds.drain(..) {
+            taps.push(inherited.take(number).ok_or(StartError::Descriptor(number))?);
+        }
+    }
+    Ok(taps)
 }
 
 /// The taps that the command line names by number, under the names of their interfaces.

@@ -113,6 +113,7 @@ impl Machine {
                     Failure::from(error).blamed(blame)
                 })?;
             }
+            Command::CountExits => return Ok(Outcome::Exits(self.guest()?.exits())),
             Command::Harvest => self.guest()?.harvest()?,
             Command::Release => return Ok(Outcome::Released { paused_us: self.guest()?.release() }),
             Command::Boot(spec) => {

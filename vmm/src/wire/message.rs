@@ -42,6 +42,8 @@ pub enum Command {
         /// The mover's socket.
         mover: FdSlot,
     },
+    /// Tell how often vCPUs came back from the guest. Answered with [`Outcome::Exits`].
+    CountExits,
     /// Put what KVM has logged into the log that the mover has.
     Harvest,
     /// Log no longer, and let a machine that [`Command::Save`] has stopped run on. Answered with [`Outcome::Released`].
@@ -318,6 +320,8 @@ pub enum Outcome {
     Added(Box<DeviceReport>),
     /// The machine is built and (unless told otherwise) runs.
     Booted(Box<BootReport>),
+    /// How often vCPUs came back from the guest, by reason.
+    Exits(std::collections::BTreeMap<String, u64>),
     /// It runs on.
     Released {
         /// How long it stood still, in microseconds.

@@ -68,6 +68,11 @@ fn first_process() -> ! {
     if let Some(every) = params.tick {
         std::thread::spawn(move || tick(every));
     }
+    for name in &params.start {
+        if let Err(error) = streams::start(name) {
+            say(&format!("fail start {name}: {error}"));
+        }
+    }
     for name in &params.run {
         checks::report_apart(name);
     }

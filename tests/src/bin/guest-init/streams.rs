@@ -5,8 +5,10 @@
 //!   sink SEED BYTES         takes content into tagged memory; answers what was wrong with data and tags
 //!   source SEED BYTES       sends content
 //!   dial WHERE SEED BYTES   connects, sends content and takes it back at the same time; answers what was wrong
+//!   run CHECK               makes a check; answers its line, as on the console
+//!   start SERVICE           starts another service
 //! ```
-//! An answer is a line of JSON. `WHERE` is a port of the host by vsock, or `address:port` by TCP.
+//! An answer is a line of JSON, but for the last two. `WHERE` is a port of the host by vsock, or `address:port` by TCP.
 
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
@@ -84,6 +86,14 @@ fn obey(mut stream: File) -> io::Result<()> {
             return rustix::net::shutdown(&stream, Shutdown::Write).map_err(Into::into);
         }
         ["sink", ..] => sink(&stream, number(1), number(2)),
+        ["run", check] => {
+            let checked = Command::new("/proc/self/exe").args(["check", check]).output()?;
+            return stream.write_all(&checked.stdout);
+        }
+        ["start", ..] => {
+            let started = start(line.trim().trim_start_matches("start ")).err().unwrap_or_default();
+            return stream.write_all(format!("GRANULE started {started}\n").as_bytes());
+        }
         ["source", ..] => return send(&mut stream, number(1), number(2)),
         ["dial", place, ..] => dial(place).and_then(|stream| talk(&stream, number(2), number(3))),
         _ => Err(io::Error::other("no such command")),

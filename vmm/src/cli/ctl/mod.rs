@@ -3,6 +3,7 @@
 //! Each command is one call of the API; what comes back is printed as it is, refusals as the chain of their causes.
 //! Exit codes: 0 done, 1 refused, 2 nobody answers there (or what answers does not speak this API).
 
+mod bar;
 mod body;
 mod talk;
 mod typed;

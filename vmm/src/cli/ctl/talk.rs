@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use granule_api::client::{Client, ClientError, Response};
 
 use super::Options;
+use super::bar::Bar;
 
 /// The monitor said no.
 const REFUSED: u8 = 1;
@@ -32,7 +33,16 @@ fn call(options: Options) -> Result<Response, Box<dyn Error>> {
     let body = options.body.read().map_err(|error| format!("the body cannot be read: {error}"))?;
     let response: Result<Response, ClientError> = runtime.block_on(async {
         let mut client = Client::connect(&options.socket).await?;
-        client.request(options.method, &options.endpoint, body, fds).await
+        let mut bar = Bar::of(&options.endpoint, &options.socket).await;
+        let mut asked = std::pin::pin!(client.request(options.method, &options.endpoint, body, fds));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asked => break answer,
+                () = bar.step() => {}
+            }
+        };
+        bar.clear();
+        answer
     });
     Ok(response?)
 }

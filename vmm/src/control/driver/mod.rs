@@ -24,10 +24,11 @@ mod transfers;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 
+use granule_api::config::RestoreConfig;
 use granule_api::error::ApiError;
 use granule_api::server::Request;
 use granule_devices::console::Window;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::children::{Children, Death};
 use super::console_end::ConsoleEnd;
@@ -105,6 +106,10 @@ pub struct Driver {
     connections: Connections,
     /// The memory of a guest that was restored on demand, until another guest begins.
     fill: Option<Fill>,
+    /// The number of the question about exits that the machine has not answered yet, and who asks.
+    exits_asked: Option<(u32, oneshot::Sender<Result<Outcome, Failure>>)>,
+    /// Pages that the mover has looked at, of how many, for the transfer that is under way.
+    moved_pages: (u64, u64),
     boots: u64,
     end: Option<End>,
 }
@@ -151,6 +156,8 @@ impl Driver {
             window: None,
             connections: Connections::default(),
             fill: None,
+            exits_asked: None,
+            moved_pages: (0, 0),
             boots: 0,
             end: None,
         };
@@ -166,6 +173,11 @@ impl Driver {
         plan.passed = passed;
         self.urgent.push_back(plan);
         self.next_plan();
+    }
+
+    /// Restores the snapshot that the command line names, with the taps that it names.
+    pub fn restore_from_command_line(&mut self, config: &RestoreConfig, taps: Vec<OwnedFd>) {
+        self.plan_restore(config, taps, Audience::CommandLine);
     }
 
     /// Serves until the end.
@@ -270,11 +282,17 @@ impl Driver {
         tracing::warn!(plan = plan.name, causes = ?error.causes(), "failed");
         self.undo_restore(&plan);
         self.undo_tracking();
-        if plan.audience.fail(error) {
-            self.end = Some(End::Orderly(1));
-            return;
+        self.deny(plan.audience, error);
+        if self.end.is_none() {
+            self.next_plan();
         }
-        self.next_plan();
+    }
+
+    /// Tells whoever asked why it was not done; the end of the program, where that was the command line.
+    fn deny(&mut self, audience: Audience, error: ApiError) {
+        if audience.fail(error) {
+            self.end = Some(End::Orderly(1));
+        }
     }
 
     fn queue(&mut self, plan: Plan) {

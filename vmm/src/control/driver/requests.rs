@@ -1,5 +1,6 @@
 //! What clients ask: answered at once, refused by the table, or turned into a plan.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use granule_api::call::Call;
@@ -24,10 +25,11 @@ use super::super::vm::Vm;
 use super::Driver;
 use super::hotplug::ADD;
 use super::on_demand;
+use crate::wire::{Command, Failure, Outcome};
 
 impl Driver {
     pub(super) fn on_request(&mut self, request: Request) {
-        let verb = verb(&request.call);
+        let verb = Verb::of(&request.call);
         // What waits for a plan to end is judged when its turn comes.
         if let Verdict::Deny(kind, reason) = admit(self.vm.lifecycle(), verb)
             && (self.plan.is_none() || answered_at_once(verb))
@@ -74,7 +76,9 @@ impl Driver {
         }
         let call = match call {
             Call::VmSnapshot(body) => return self.plan_snapshot(&body, reply),
-            Call::VmRestore(body) => return self.plan_restore(&body, fds, reply),
+            Call::VmRestore(body) => {
+                return self.plan_restore(&body, fds, Audience::Client(reply, Reply::Empty204));
+            }
             call => call,
         };
         if let Call::VmResize(body) = call {
@@ -119,7 +123,11 @@ impl Driver {
             | Verb::Resize
             | Verb::ResizeDisk
             | Verb::Receive
-            | Verb::Unbuilt => {
+            | Verb::Nmi
+            | Verb::Coredump
+            | Verb::ResizeZone
+            | Verb::AddForeign
+            | Verb::Send => {
                 return;
             }
         };
@@ -141,18 +149,39 @@ impl Driver {
     }
 
     /// GET /metrics, likewise.
-    fn tell_metrics(&self, request: Request) {
+    fn tell_metrics(&mut self, request: Request) {
+        let exits = self.ask_exits();
         let known = Known::of(&self.vm, &self.children, self.boots, self.fill.as_ref());
         let devices = self.children.all_orders();
         tokio::spawn(async move {
             let counters = counters::collect(devices).await;
-            request.answer(Ok(Reply::Metrics(known.text(&counters))));
+            let exits = match exits {
+                Some(exits) => tokio::time::timeout(counters::LIMIT, exits).await,
+                None => return request.answer(Ok(Reply::Metrics(known.text(&counters, &BTreeMap::new())))),
+            };
+            // A machine that is at work, or has no guest any more, is left out.
+            let exits = match exits {
+                Ok(Ok(Ok(Outcome::Exits(exits)))) => exits,
+                _ => BTreeMap::new(),
+            };
+            request.answer(Ok(Reply::Metrics(known.text(&counters, &exits))));
         });
+    }
+
+    /// Asks the machine how often vCPUs came back; one question at a time, so that there is always room for a command.
+    fn ask_exits(&mut self) -> Option<oneshot::Receiver<Result<Outcome, Failure>>> {
+        if !matches!(self.vm, Vm::Live(..)) || self.exits_asked.is_some() {
+            return None;
+        }
+        let id = self.link.send(Command::CountExits, &[]).ok()?;
+        let (answer, answered) = oneshot::channel();
+        self.exits_asked = Some((id, answer));
+        Some(answered)
     }
 
     /// vm.info; where memory can be plugged or given back, the process is asked how much is, beside the driver.
     fn tell_info(&self, request: Request) {
-        let Some(mut info) = info::info(&self.vm, self.fill.as_ref()) else {
+        let Some(mut info) = info::info(&self.vm, self.fill.as_ref(), self.work()) else {
             request.answer(Err(ApiError::not_created()));
             return;
         };
@@ -217,37 +246,4 @@ impl Driver {
 /// Whether a request is answered beside whatever plan is under way.
 fn answered_at_once(verb: Verb) -> bool {
     matches!(verb, Verb::Ping | Verb::Info | Verb::Metrics | Verb::Counters)
-}
-
-/// Which row of the admission table a call belongs to.
-fn verb(call: &Call) -> Verb {
-    match call {
-        Call::VmmPing => Verb::Ping,
-        Call::VmmShutdown => Verb::ShutdownMonitor,
-        Call::Metrics => Verb::Metrics,
-        Call::VmInfo => Verb::Info,
-        Call::VmCounters => Verb::Counters,
-        Call::VmCreate(_) => Verb::Create,
-        Call::VmBoot => Verb::Boot,
-        Call::VmPause => Verb::Pause,
-        Call::VmResume => Verb::Resume,
-        Call::VmShutdown => Verb::Shutdown,
-        Call::VmReboot => Verb::Reboot,
-        Call::VmPowerButton => Verb::PowerButton,
-        Call::VmDelete => Verb::Delete,
-        Call::VmResize(_) => Verb::Resize,
-        Call::VmResizeDisk(_) => Verb::ResizeDisk,
-        Call::VmAddDisk(_)
-        | Call::VmAddNet(_)
-        | Call::VmAddPmem(_)
-        | Call::VmAddFs(_)
-        | Call::VmAddGenericVhostUser(_)
-        | Call::VmAddVsock(_) => Verb::AddDevice,
-        Call::VmRemoveDevice(_) => Verb::RemoveDevice,
-        Call::VmSnapshot(body) if body.live => Verb::LiveSnapshot,
-        Call::VmSnapshot(_) => Verb::Snapshot,
-        Call::VmRestore(_) => Verb::Restore,
-        Call::VmReceiveMigration(_) => Verb::Receive,
-        _ => Verb::Unbuilt,
-    }
 }

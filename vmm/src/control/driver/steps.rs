@@ -232,6 +232,11 @@ impl Driver {
     }
 
     pub(super) fn on_reply(&mut self, id: u32, body: Result<Outcome, Failure>) {
+        if let Some((_, answer)) = self.exits_asked.take_if(|(asked, _)| *asked == id) {
+            // The page may have been written without it by now.
+            let _ = answer.send(body);
+            return;
+        }
         let Some(mut plan) = self.plan.take() else { return };
         let step = match plan.awaiting {
             Some((step, awaited)) if awaited == id => step,

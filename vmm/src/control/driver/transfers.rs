@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use granule_api::config::{MemoryRestoreMode, MteRequest, RestoreConfig, VmConfig, VmSnapshotConfig};
 use granule_api::error::{ApiError, ErrorKind};
 use granule_api::server::Reply;
+use granule_api::types::WorkInfo;
 use granule_snapshot::layout::PageSize;
 use tokio::sync::oneshot;
 
@@ -21,7 +22,7 @@ use super::super::transfer::{
 use super::super::vm::{Live, MteDecision, Vm};
 use super::super::watchdog_end;
 use super::{Driver, Event};
-use crate::wire::{Blame, Command, Failure, FdSlot, Outcome};
+use crate::wire::{Blame, Command, Failure, FdSlot, FromMover, Outcome};
 
 /// The steps of a snapshot of a guest that stands still.
 const STANDING: &[Step] =
@@ -42,6 +43,9 @@ const LIVE: &[Step] = &[
     Step::TellSaved,
 ];
 
+/// The plans that move memory.
+const TRANSFERS: [&str; 2] = ["snapshot", "restore"];
+
 type Answer = oneshot::Sender<Result<Reply, ApiError>>;
 
 impl Driver {
@@ -50,11 +54,11 @@ impl Driver {
         let live = body.live && self.vm.lifecycle() == Lifecycle::Running;
         let steps = if live { LIVE } else { STANDING };
         let transfer = self.admit_snapshot(body, live);
-        self.begin_transfer("snapshot", steps, transfer, reply);
+        self.begin_transfer("snapshot", steps, transfer, Audience::Client(reply, Reply::Empty204));
     }
 
     /// vm.restore; `fds` are the taps that came along.
-    pub(super) fn plan_restore(&mut self, body: &RestoreConfig, fds: Vec<OwnedFd>, reply: Answer) {
+    pub(super) fn plan_restore(&mut self, body: &RestoreConfig, fds: Vec<OwnedFd>, audience: Audience) {
         let mut steps = vec![
             Step::Tell("restoring"),
             Step::Open,
@@ -71,7 +75,7 @@ impl Driver {
         if body.resume {
             steps.push(Step::Resume);
         }
-        self.begin_transfer("restore", &steps, admit_restore(body, fds), reply);
+        self.begin_transfer("restore", &steps, admit_restore(body, fds), audience);
     }
 
     fn begin_transfer(
@@ -79,19 +83,16 @@ impl Driver {
         name: &'static str,
         steps: &[Step],
         transfer: Result<Transfer, ApiError>,
-        reply: Answer,
+        audience: Audience,
     ) {
         match transfer {
             Ok(transfer) => {
-                let mut plan =
-                    Plan::new(name, steps.iter().copied(), Audience::Client(reply, Reply::Empty204));
+                let mut plan = Plan::new(name, steps.iter().copied(), audience);
                 plan.transfer = Some(transfer);
-                self.begin(plan);
+                self.moved_pages = (0, 0);
+                self.queue(plan);
             }
-            Err(error) => {
-                // A client that hung up does not want to know.
-                let _ = reply.send(Err(error));
-            }
+            Err(error) => self.deny(audience, error),
         }
     }
 
@@ -199,8 +200,22 @@ impl Driver {
         self.on_reply(id, outcome);
     }
 
+    /// The transfer that is under way, for vm.info.
+    pub(super) fn work(&self) -> Option<WorkInfo> {
+        let plan = self.plan.as_ref().filter(|plan| TRANSFERS.contains(&plan.name))?;
+        let (done, of) = self.moved_pages;
+        Some(WorkInfo { what: plan.name.to_owned(), done, of })
+    }
+
     pub(super) fn on_moved(&mut self, moved: Moved) {
         let Some(moved) = self.on_placed(moved) else { return };
+        if let FromMover::Progress { done, of } = moved.message {
+            self.moved_pages = (done, of);
+            if let Some(WorkInfo { what, done, of }) = self.work() {
+                self.events.tell_progress(&what, done, of);
+            }
+            return;
+        }
         let Some(plan) = self.plan.as_mut() else { return };
         let Some(transfer) = plan.transfer.as_mut() else { return };
         let Some(mover) = transfer.mover().as_mut().filter(|mover| mover.said(&moved)) else { return };

@@ -100,7 +100,10 @@ impl Drop for Mover {
 async fn listen(channel: Arc<AsyncFd<Channel>>, id: u32, post: mpsc::UnboundedSender<Event>) {
     loop {
         let message = next_word(&channel).await;
-        let more = matches!(message, FromMover::Copied { .. } | FromMover::Placed { .. });
+        let more = matches!(
+            message,
+            FromMover::Copied { .. } | FromMover::Placed { .. } | FromMover::Progress { .. }
+        );
         // The driver is gone only when everything ends.
         let _ = post.send(Event::Moved(Moved { id, message }));
         if !more {
@@ -110,15 +113,10 @@ async fn listen(channel: Arc<AsyncFd<Channel>>, id: u32, post: mpsc::UnboundedSe
 }
 
 async fn next_word(channel: &AsyncFd<Channel>) -> FromMover {
-    loop {
-        match receive(channel).await {
-            Ok(FromMover::Progress { done, of }) => tracing::debug!(done, of, "pages moved"),
-            Ok(other) => return other,
-            Err(ChannelError::Closed) => {
-                return FromMover::Failed(Failure::of("the process that moves memory died"));
-            }
-            Err(error) => return FromMover::Failed(error.into()),
-        }
+    match receive(channel).await {
+        Ok(message) => message,
+        Err(ChannelError::Closed) => FromMover::Failed(Failure::of("the process that moves memory died")),
+        Err(error) => FromMover::Failed(error.into()),
     }
 }
 

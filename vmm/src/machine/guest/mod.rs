@@ -12,6 +12,7 @@ mod build;
 mod bus;
 mod console;
 mod doorbells;
+mod exits;
 mod host;
 mod hotplug;
 mod interrupts;
@@ -88,6 +89,11 @@ impl Guest {
             self.bus.wake();
             self.vcpus.open();
         }
+    }
+
+    /// How often vCPUs came back from the guest, by reason.
+    pub fn exits(&self) -> std::collections::BTreeMap<String, u64> {
+        self.vcpus.exits()
     }
 
     /// The guest ended itself: nobody enters it again.

@@ -11,6 +11,7 @@ use granule_jail::{SeccompMode, ThreadKind};
 use vm_device::bus::MmioAddress;
 use vm_device::device_manager::{IoManager, MmioManager};
 
+use super::exits::Exits;
 use crate::machine::gate::Gate;
 use crate::machine::mailbox::Postman;
 use crate::wire::{GuestEnd, Notice};
@@ -30,6 +31,7 @@ pub struct Vcpus {
     /// Each held by its thread but while that stands at the gate.
     vcpus: Vec<Arc<Mutex<Vcpu>>>,
     threads: Vec<JoinHandle<()>>,
+    exits: Vec<Arc<Exits>>,
 }
 
 /// Some vCPU did not come back to the gate.
@@ -50,10 +52,18 @@ impl Vcpus {
         let total = vcpus.len();
         let vcpus: Vec<_> = vcpus.into_iter().map(|vcpu| Arc::new(Mutex::new(vcpu))).collect();
         let threads = Vec::with_capacity(total);
-        let mut started = Self { gate: gate.clone(), kicks, vcpus: vcpus.clone(), threads };
-        for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let run =
-                Thread { vcpu, index, gate: gate.clone(), bus: bus.clone(), postman: postman.try_clone()? };
+        let exits: Vec<_> = vcpus.iter().map(|_| Arc::new(Exits::default())).collect();
+        let mut started =
+            Self { gate: gate.clone(), kicks, vcpus: vcpus.clone(), threads, exits: exits.clone() };
+        for (index, (vcpu, exits)) in vcpus.into_iter().zip(exits).enumerate() {
+            let run = Thread {
+                vcpu,
+                index,
+                gate: gate.clone(),
+                bus: bus.clone(),
+                postman: postman.try_clone()?,
+                exits,
+            };
             let thread =
                 std::thread::Builder::new().name(format!("vcpu{index}")).stack_size(STACK).spawn(move || {
                     // A thread that is not jailed must not run the guest, and one that cannot run it has no other use.
@@ -73,6 +83,11 @@ impl Vcpus {
             }
         }
         Ok(started)
+    }
+
+    /// How often they came back from the guest, by reason.
+    pub fn exits(&self) -> std::collections::BTreeMap<String, u64> {
+        Exits::sum(self.exits.iter().map(|exits| &**exits))
     }
 
     /// Lets them run.
@@ -161,6 +176,7 @@ struct Thread {
     gate: Arc<Gate>,
     bus: Arc<IoManager>,
     postman: Postman,
+    exits: Arc<Exits>,
 }
 
 impl Thread {
@@ -181,7 +197,11 @@ impl Thread {
     /// Runs the guest until the thread is called back or the guest ends.
     fn until_gate(&self, vcpu: &mut Vcpu) -> Option<Notice> {
         loop {
-            match vcpu.run() {
+            let exit = vcpu.run();
+            if let Ok(exit) = &exit {
+                self.exits.count(exit);
+            }
+            match exit {
                 Ok(Exit::MmioRead { address, data }) => {
                     // Where no device is, a load answers zeros.
                     if self.bus.mmio_read(MmioAddress(address.0), data).is_err() {
