@@ -12,6 +12,8 @@ const CLIENTS: usize = 64;
 const REQUESTS: usize = 10_000;
 /// Between two requests of one client: 640 requests a second, a third of what the emulated machine can do, the clients included.
 const PAUSE: Duration = Duration::from_millis(100);
+/// An idle machine that is faster than this is no measure of a busy one.
+const LEAST: Duration = Duration::from_micros(400);
 /// Pings whose time is taken.
 const TAKEN: usize = 500;
 
@@ -59,6 +61,6 @@ fn sixty_four_clients_lose_nothing_and_do_not_hold_each_other_up() {
     let answered = answered.iter().count();
     assert!(answered >= REQUESTS, "{answered}");
     println!("p99 of vmm.ping: {idle:?} idle, {loaded:?} under load");
-    assert!(loaded < idle * 5, "p99 is {loaded:?} under load and {idle:?} without");
+    assert!(loaded < idle.max(LEAST) * 5, "p99 is {loaded:?} under load and {idle:?} without");
     monitor.shutdown();
 }
