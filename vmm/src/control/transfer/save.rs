@@ -87,6 +87,11 @@ impl SaveError {
     /// A target that cannot be one is the request's to mend.
     pub fn blame(&self) -> Blame {
         match self {
+            Self::Staging(StagingError::Io { source, .. })
+                if source.kind() == io::ErrorKind::NotADirectory =>
+            {
+                Blame::Request
+            }
             Self::Staging(StagingError::Io { .. }) => Blame::Host,
             Self::Staging(_) => Blame::Request,
             Self::Parent(_) | Self::OtherMachine { .. } | Self::Chain { .. } | Self::ParentPath(_) => {
