@@ -345,7 +345,9 @@ fn admit_restore(body: &RestoreConfig, fds: Vec<OwnedFd>) -> Result<Transfer, Ap
 /// A device that the guest still has, and the configuration does not: a restored machine would lack it.
 fn leaving<'a>(config: &VmConfig, guest: &'a Live) -> Option<&'a str> {
     let mut ids = guest.report.devices.iter().map(|device| device.id.as_str());
-    ids.find(|id| *id != watchdog_end::ID && !granule_api::config::names(config).any(|name| name == *id))
+    // Those two have no configuration of their own.
+    let nameless = [watchdog_end::ID, devices::MEM_ID];
+    ids.find(|id| !nameless.contains(id) && !granule_api::config::names(config).any(|name| name == *id))
 }
 
 pub(super) fn failed(step: Step, failure: &Failure) -> ApiError {
