@@ -7,6 +7,7 @@ pub mod cpus;
 pub mod disk;
 pub mod fs;
 pub mod heap;
+pub mod meminfo;
 pub mod memory;
 pub mod mte;
 pub mod nic;
@@ -53,8 +54,8 @@ pub fn report(name: &str) -> bool {
             Some(("disk", words)) => disk::look(words),
             Some(("pmem", words)) => pmem::look(words),
             Some(("hostile", words)) => hostile::look(words),
-            Some(("balloon", words)) => balloon::wait(words),
-            Some(("memory", words)) => memory::wait(words),
+            Some(("balloon", words)) => meminfo::wait("MemFree", words),
+            Some(("memory", words)) => meminfo::wait("MemTotal", words),
             Some(("nic", name)) => nic::look(name),
             _ => Err("no check of this name".to_owned()),
         },

@@ -41,16 +41,13 @@ pub struct External {
 pub fn targets(checked: &Checked) -> Vec<Target> {
     let shares = checked.fs.iter().enumerate().map(|(index, fs)| target("fs", index, &fs.socket));
     let disks = checked.disks.iter().enumerate();
-    let disks = disks.filter_map(|(index, disk)| Some(disk_target(index, disk.served_at.as_ref()?)));
+    let disks =
+        disks.filter_map(|(index, disk)| Some(vhost_target("disks", index, disk.served_at.as_ref()?)));
     let nets = checked.net.iter().enumerate();
-    let nets = nets.filter_map(|(index, net)| Some(net_target(index, net.served_at.as_ref()?)));
+    let nets = nets.filter_map(|(index, net)| Some(vhost_target("net", index, net.served_at.as_ref()?)));
     let generic = checked.generic_vhost_user.iter().enumerate();
     let generic = generic.map(|(index, device)| target("generic_vhost_user", index, &device.socket));
     disks.chain(nets).chain(shares).chain(generic).collect()
-}
-
-fn net_target(index: usize, path: &Path) -> Target {
-    Target { field: format!("net[{index}].vhost_socket"), path: path.to_owned() }
 }
 
 /// Plans the interface of that index, which the program at `socket` serves; who the guest is there, is decided here.
@@ -61,7 +58,7 @@ pub(super) fn net(
     socket: &Path,
     connections: &mut Connections,
 ) -> Result<External, PlanError> {
-    let target = net_target(index, socket);
+    let target = vhost_target("net", index, socket);
     let socket = connections.take(&target)?;
     let offer = net::elsewhere(checked.mac, checked.mtu, checked.offloads);
     let device = OutsideDevice {
@@ -80,10 +77,6 @@ pub(super) fn net(
     })
 }
 
-fn disk_target(index: usize, path: &Path) -> Target {
-    Target { field: format!("disks[{index}].vhost_socket"), path: path.to_owned() }
-}
-
 /// Plans the disk of that index, which the program at `socket` serves: it alone knows size and features.
 pub(super) fn disk(
     index: usize,
@@ -92,11 +85,15 @@ pub(super) fn disk(
     socket: &Path,
     connections: &mut Connections,
 ) -> Result<External, PlanError> {
-    let target = disk_target(index, socket);
+    let target = vhost_target("disks", index, socket);
     let socket = connections.take(&target)?;
     let device = OutsideDevice::new(BLOCK, OutsideConfig::OnDemand);
     let queue_sizes = vec![checked.queue_size; checked.queues.into()];
     Ok(External { id, target, socket, device, place: checked.place, queue_sizes })
+}
+
+fn vhost_target(list: &str, index: usize, path: &Path) -> Target {
+    Target { field: format!("{list}[{index}].vhost_socket"), path: path.to_owned() }
 }
 
 fn target(list: &str, index: usize, path: &Path) -> Target {

@@ -2,43 +2,19 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Seen, names, read};
+use super::{Seen, meminfo};
 use crate::tags::{Backing, TaggedMemory, check_synchronously, random_tag};
-use granule_tests::modules;
 
-const MODULES: &str = "/mem-modules";
 const PAGE: usize = 4096;
 const GRANULE: usize = 16;
 
 /// Loads the driver and tells how much memory there is.
 pub fn look() -> Seen {
-    if names("/sys/bus/virtio/drivers/virtio_mem").is_empty()
-        && let Some((module, error)) = modules::load_all(MODULES).into_iter().next()
-    {
-        return Err(format!("{module}: {error}"));
-    }
-    Ok(json!({"total_kib": total()?}))
-}
-
-/// Waits until there is less or more than so much memory.
-pub fn wait(words: &str) -> Seen {
-    let (less, kib) = words.split_once(':').ok_or("memory:less:KIB or memory:more:KIB")?;
-    let kib: u64 = kib.parse().map_err(|e| format!("{kib}: {e}"))?;
-    let until = Instant::now() + Duration::from_secs(60);
-    loop {
-        let total = total()?;
-        if (less == "less") == (total < kib) {
-            return Ok(json!({"total_kib": total}));
-        }
-        if Instant::now() > until {
-            return Err(format!("there are {total} KiB, not {less} than {kib}"));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    meminfo::load("virtio_mem", "/mem-modules")?;
+    Ok(json!({"total_kib": meminfo::kib("MemTotal")?}))
 }
 
 /// Takes memory until pages of it were plugged, and tells whether they hold tags and data: every granule its own.
@@ -85,10 +61,4 @@ fn physical(pagemap: &File, address: usize) -> Result<u64, String> {
     pagemap.read_exact_at(&mut entry, (address / PAGE * 8) as u64).map_err(|e| format!("pagemap: {e}"))?;
     let frame = u64::from_le_bytes(entry) & ((1 << 55) - 1);
     if frame == 0 { Err("the pagemap shows no frame".into()) } else { Ok(frame * PAGE as u64) }
-}
-
-fn total() -> Result<u64, String> {
-    let text = read("/proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:")).ok_or("no MemTotal")?;
-    line.trim().trim_end_matches(" kB").parse().map_err(|e| format!("MemTotal: {e}"))
 }
