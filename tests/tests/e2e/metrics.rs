@@ -12,7 +12,7 @@ use crate::guest;
 use crate::serial::talk;
 
 /// The text of `/metrics`.
-fn page(mut client: Client) -> String {
+pub fn page(mut client: Client) -> String {
     let answer = client.call("GET", "/metrics", None).unwrap();
     assert_eq!(answer.code, 200);
     assert_eq!(answer.header("Content-Type"), Some("text/plain; version=0.0.4"));
@@ -20,7 +20,7 @@ fn page(mut client: Client) -> String {
 }
 
 /// The value of the sample of this name and these labels.
-fn sample(page: &str, name: &str) -> Option<u64> {
+pub fn sample(page: &str, name: &str) -> Option<u64> {
     page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
 

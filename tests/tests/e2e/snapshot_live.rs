@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::disks::{Images, disk, with};
 use crate::guest;
+use crate::metrics;
 use crate::on_demand;
 use crate::snapshot::{KILLED, goes_on, keeping, restore, url};
 
@@ -105,6 +106,11 @@ fn a_guest_that_runs_is_saved_again_and_again_and_each_of_it_is_right() {
     let first = told(&vm);
     let number = |name: &str| first[name].as_str().unwrap().parse::<u64>().unwrap();
     assert!(number("paused_us") > 0 && number("rounds") >= 2, "{first}");
+    let page = metrics::page(vm.monitor.client());
+    let counted = |name: &str| metrics::sample(&page, name).unwrap();
+    assert_eq!(counted("granule_snapshots_total"), 1);
+    assert!(counted("granule_snapshot_dirty_pages_total") >= number("pages_while_paused"), "{page}");
+    assert!(counted("granule_snapshot_tag_bytes_total") > 0, "{page}");
     let lifecycle = vm.monitor.events().lifecycle();
     assert!(!lifecycle.iter().any(|event| event.contains("paus")), "{lifecycle:?}");
     goes_on(&mut session);

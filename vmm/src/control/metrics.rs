@@ -7,8 +7,51 @@ use granule_api::types::VmCounters;
 
 use super::admission::Lifecycle;
 use super::children::Children;
+use super::transfer::Save;
 use super::transfer::on_demand::Fill;
 use super::vm::Vm;
+
+/// The snapshots that this monitor has made, together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Saves {
+    snapshots: u64,
+    dirty_pages: u64,
+    memory_bytes: u64,
+    tag_bytes: u64,
+}
+
+impl Saves {
+    /// Counts one more.
+    pub fn count(&mut self, save: &Save) {
+        self.snapshots += 1;
+        self.dirty_pages += save.dirty_pages();
+        if let Some(memory) = &save.memory {
+            self.memory_bytes += memory.memory_size + memory.pages.0;
+            self.tag_bytes += memory.tags.map_or(0, |(bytes, _)| bytes);
+        }
+    }
+
+    fn families(self) -> [(&'static str, &'static str, u64); 4] {
+        [
+            ("granule_snapshots_total", "Snapshots made", self.snapshots),
+            (
+                "granule_snapshot_dirty_pages_total",
+                "Pages that were copied again, since the guest or a device had written to them meanwhile",
+                self.dirty_pages,
+            ),
+            (
+                "granule_snapshot_memory_bytes_total",
+                "Bytes of snapshots that are data of memory",
+                self.memory_bytes,
+            ),
+            (
+                "granule_snapshot_tag_bytes_total",
+                "Bytes of snapshots that are tags of memory",
+                self.tag_bytes,
+            ),
+        ]
+    }
+}
 
 /// What the driver knows, at one moment.
 #[derive(Debug)]
@@ -18,6 +61,7 @@ pub struct Known {
     boots: u64,
     /// Pages looked at, of all, and those that were waited for, of a guest that was restored on demand.
     placed: Option<[u64; 3]>,
+    saves: Saves,
     phases_us: Vec<(String, u64)>,
     /// Role or device, process.
     processes: Vec<(String, u32)>,
@@ -27,7 +71,7 @@ pub struct Known {
 
 impl Known {
     /// Takes note of all of it.
-    pub fn of(vm: &Vm, children: &Children, boots: u64, fill: Option<&Fill>) -> Self {
+    pub fn of(vm: &Vm, children: &Children, boots: u64, fill: Option<&Fill>, saves: Saves) -> Self {
         let live = match vm {
             Vm::Live(_, live) => Some(live),
             _ => None,
@@ -44,6 +88,7 @@ impl Known {
             tags: live.is_some_and(|live| live.report.mte.enabled),
             boots,
             placed: fill.map(|fill| [fill.done, fill.of, fill.faults]),
+            saves,
             phases_us: live.map(|live| live.report.phases_us.clone()).unwrap_or_default(),
             processes,
             restarts: children.pids().map(|(id, _)| (id.to_owned(), generation(id) - 1)).collect(),
@@ -67,6 +112,10 @@ impl Known {
         page.sample("granule_vm_tagged", &[], self.tags.into());
         page.family("granule_boots_total", "counter", "Guests booted");
         page.sample("granule_boots_total", &[], self.boots);
+        for (name, help, value) in self.saves.families() {
+            page.family(name, "counter", help);
+            page.sample(name, &[], value);
+        }
         if let Some([done, of, faults]) = self.placed {
             let families = [
                 ("granule_restore_pages", "gauge", "Pages of the guest that was restored on demand", of),
@@ -157,6 +206,7 @@ mod tests {
             tags: true,
             boots: 2,
             placed: Some([1, 4, 2]),
+            saves: Saves { snapshots: 3, dirty_pages: 12, memory_bytes: 8192, tag_bytes: 40 },
             phases_us: vec![("memory".into(), 7)],
             processes: vec![("control".into(), std::process::id()), ("gone".into(), 0)],
             restarts: vec![("a\"b\\\n".into(), 3)],
@@ -170,6 +220,10 @@ mod tests {
             "granule_vm_tagged 1",
             "granule_vcpu_exits_total{reason=\"mmio_read\"} 9",
             "granule_boots_total 2",
+            "granule_snapshots_total 3",
+            "granule_snapshot_dirty_pages_total 12",
+            "granule_snapshot_memory_bytes_total 8192",
+            "granule_snapshot_tag_bytes_total 40",
             "granule_restore_pages_done 1",
             "granule_restore_faults_total 2",
             "granule_boot_phase_microseconds{phase=\"memory\"} 7",

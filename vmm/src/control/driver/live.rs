@@ -84,6 +84,9 @@ impl Driver {
 
     /// Tells that there is a snapshot.
     pub(super) fn tell_saved(&mut self, plan: &Plan) {
+        if let Some(Transfer::Save(save)) = &plan.transfer {
+            self.saves.count(save);
+        }
         match &plan.transfer {
             Some(Transfer::Save(save)) if save.live => {
                 let last = save.rounds.last().copied().unwrap_or(0);

@@ -23,6 +23,7 @@ mod transfers;
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use granule_api::config::RestoreConfig;
 use granule_api::error::ApiError;
@@ -36,8 +37,10 @@ use super::create;
 use super::events::EventMonitor;
 use super::host::HostView;
 use super::link::MachineLink;
+use super::metrics::Saves;
 use super::outside::{Connections, Sought};
 use super::plan::{Audience, Plan, Progress, Step};
+use super::told_size::ToldSize;
 use super::transfer::on_demand::Fill;
 use super::transfer::{Moved, Transfer};
 use super::vm::{PassedFds, SerialEnd, Vm};
@@ -110,6 +113,10 @@ pub struct Driver {
     exits_asked: Option<(u32, oneshot::Sender<Result<Outcome, Failure>>)>,
     /// Pages that the mover has looked at, of how many, for the transfer that is under way.
     moved_pages: (u64, u64),
+    saves: Saves,
+    /// What the guest has plugged, and given back.
+    plugged: Arc<ToldSize>,
+    given: Arc<ToldSize>,
     boots: u64,
     end: Option<End>,
 }
@@ -158,6 +165,9 @@ impl Driver {
             fill: None,
             exits_asked: None,
             moved_pages: (0, 0),
+            saves: Saves::default(),
+            plugged: Arc::default(),
+            given: Arc::default(),
             boots: 0,
             end: None,
         };

@@ -20,7 +20,6 @@ use super::super::metrics::Known;
 use super::super::plan::{Audience, Plan, Step};
 use super::super::refusal::refusal;
 use super::super::resize::{self, SizeOrder};
-use super::super::told_size::told_size;
 use super::super::vm::Vm;
 use super::Driver;
 use super::hotplug::ADD;
@@ -151,7 +150,7 @@ impl Driver {
     /// GET /metrics, likewise.
     fn tell_metrics(&mut self, request: Request) {
         let exits = self.ask_exits();
-        let known = Known::of(&self.vm, &self.children, self.boots, self.fill.as_ref());
+        let known = Known::of(&self.vm, &self.children, self.boots, self.fill.as_ref(), self.saves);
         let devices = self.children.all_orders();
         tokio::spawn(async move {
             let counters = counters::collect(devices).await;
@@ -192,8 +191,9 @@ impl Driver {
             request.answer(Reply::json(&info));
             return;
         }
+        let (told_plugged, told_given) = (self.plugged.clone(), self.given.clone());
         tokio::spawn(async move {
-            let (more, less) = tokio::join!(told_size(plugged.as_ref()), told_size(balloon.as_ref()));
+            let (more, less) = tokio::join!(told_plugged.now(plugged), told_given.now(balloon));
             info.memory_actual_size = info.memory_actual_size.saturating_add(more).saturating_sub(less);
             request.answer(Reply::json(&info));
         });

@@ -292,6 +292,7 @@ impl Driver {
                     );
                 }
                 self.boots += 1;
+                (self.plugged, self.given) = Default::default();
                 if step == Step::Boot {
                     self.events.tell("vm", "booted");
                 }

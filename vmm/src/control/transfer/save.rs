@@ -172,6 +172,11 @@ impl Save {
         Ok(())
     }
 
+    /// Pages that were copied again, since somebody had written to them.
+    pub fn dirty_pages(&self) -> u64 {
+        self.rounds.iter().skip(1).sum()
+    }
+
     /// Opens the parent, and makes the files where nobody sees them. On a thread that may wait for the disk.
     pub fn stage(mut self: Box<Self>) -> Result<Box<Self>, SaveError> {
         self.base = self.parent.as_deref().map(|parent| Base::open(parent, self.of)).transpose()?;
@@ -217,7 +222,7 @@ impl Save {
     pub fn commit(mut self: Box<Self>) -> Result<Box<Self>, SaveError> {
         let staging = self.staging.take().ok_or(SaveError::Missing("directory"))?;
         let state = self.state.take().ok_or(SaveError::Missing("state"))?;
-        let memory = self.memory.take().ok_or(SaveError::Missing("memory"))?;
+        let memory = self.memory.clone().ok_or(SaveError::Missing("memory"))?;
         let page_size = PageSize::from_bytes(memory.page_size);
         let regions = memory.regions.iter().map(|&(gpa, size)| Region { gpa, size }).collect();
         let layout = Layout::new(page_size.ok_or(SaveError::PageSize(memory.page_size))?, regions)?;
