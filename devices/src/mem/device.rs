@@ -40,13 +40,16 @@ impl MemDevice {
     /// A device whose blocks are plugged as `notes` say.
     pub fn new(settings: Settings, notes: Option<File>) -> io::Result<Self> {
         let Settings { block, address, size, .. } = settings;
-        let fits = block.is_power_of_two() && address.is_multiple_of(block) && size.is_multiple_of(block);
-        let count = usize::try_from(size / block.max(1)).ok().filter(|count| *count > 0 && fits);
-        if count.is_none() || address.checked_add(size).is_none() {
+        let fits = block.is_power_of_two()
+            && address.is_multiple_of(block)
+            && size.is_multiple_of(block)
+            && address.checked_add(size).is_some();
+        let count = size.checked_div(block).and_then(|count| usize::try_from(count).ok());
+        let Some(count) = count.filter(|count| *count > 0 && fits) else {
             let text = format!("{size} bytes at {address:#x} are not whole blocks of {block} bytes");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-        let blocks = Blocks::new(count.unwrap_or_default(), notes)?;
+        };
+        let blocks = Blocks::new(count, notes)?;
         let mut device = Self { settings, blocks, config: [0; CONFIG_SIZE] };
         device.reconfigure();
         Ok(device)

@@ -24,7 +24,6 @@ const BITS: usize = 32;
 pub(super) struct Blocks {
     bits: Vec<u8>,
     count: usize,
-    plugged: u64,
     notes: Option<File>,
     /// What a predecessor was about to do, or had just done, when it died.
     unsure: Option<Request>,
@@ -43,9 +42,7 @@ impl Blocks {
         } else if let Some(file) = &notes {
             file.write_all_at(&bits, BITS as u64)?;
         }
-        let mut blocks = Self { bits, count, plugged: 0, notes, unsure };
-        blocks.recount();
-        Ok(blocks)
+        Ok(Self { bits, count, notes, unsure })
     }
 
     /// How many there are.
@@ -55,7 +52,7 @@ impl Blocks {
 
     /// How many are plugged.
     pub fn plugged(&self) -> u64 {
-        self.plugged
+        self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum()
     }
 
     /// How many of these are; the range is within [`Blocks::count`].
@@ -87,16 +84,11 @@ impl Blocks {
             self.bits[block / 8] =
                 if plugged { self.bits[block / 8] | bit } else { self.bits[block / 8] & !bit };
         }
-        self.recount();
         let bytes = blocks.start / 8..blocks.end.div_ceil(8);
         match &self.notes {
             Some(file) => file.write_all_at(&self.bits[bytes.clone()], (BITS + bytes.start) as u64),
             None => Ok(()),
         }
-    }
-
-    fn recount(&mut self) {
-        self.plugged = self.bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
     }
 
     /// As a snapshot has it.
@@ -115,7 +107,6 @@ impl Blocks {
             return Err(format!("blocks behind the last of {} are plugged", self.count));
         }
         self.bits.copy_from_slice(saved);
-        self.recount();
         let noted = self.notes.as_ref().map_or(Ok(()), |file| file.write_all_at(&self.bits, BITS as u64));
         noted.map_err(|error| format!("the plugged blocks could not be noted: {error}"))
     }

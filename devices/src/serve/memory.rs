@@ -6,10 +6,7 @@ use rustix::fs::OFlags;
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vhost::vhost_user::{Error, Result};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryAtomic, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryAtomic, GuestRegionMmap, MmapRegion};
 
 use super::ring::Memory;
 use crate::userfault::{Late, Mapped};
@@ -53,7 +50,7 @@ impl SharedMemory {
         }
         let memory = Memory::from_regions(mapped).map_err(|_| Error::InvalidParam)?;
         if let Some(late) = &mut self.late {
-            let announced = late.announce(&ranges(&memory));
+            let announced = late.announce(&Mapped::all(&memory));
             announced.map_err(|error| Error::ReqHandlerError(std::io::Error::other(error)))?;
         }
         self.mapped.lock().map_err(|_| Error::InvalidParam)?.replace(memory);
@@ -69,16 +66,6 @@ impl SharedMemory {
         };
         self.regions.iter().find_map(within).ok_or(Error::InvalidParam)
     }
-}
-
-/// Where all of it is in this process.
-fn ranges(memory: &Memory) -> Vec<Mapped> {
-    let range = |region: &GuestRegionMmap<_>| Mapped {
-        guest: region.start_addr().0,
-        address: region.as_ptr().addr() as u64,
-        size: region.len(),
-    };
-    memory.iter().map(range).collect()
 }
 
 /// Maps a region; one whose file is open for reading alone is mapped such that stores stay in this process.

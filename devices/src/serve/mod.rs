@@ -40,7 +40,7 @@ pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER};
 pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};
 
-pub use ring::{Chain, Memory, Progress, Ring, RingFault, serve_chains, serve_while};
+pub use ring::{Chain, Memory, Progress, Ring, RingFault, Round, serve_chains, serve_rounds, serve_while};
 
 /// A device as its process serves it.
 pub trait Device {

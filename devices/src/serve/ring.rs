@@ -176,12 +176,9 @@ pub fn serve_while(
     budget: usize,
     mut serve_one: impl FnMut(Chain<'_>) -> Option<u32>,
 ) -> Result<Progress, RingFault> {
-    let mut served = 0;
-    // The ring has said that there is something since it was last looked through.
-    let mut announced = false;
-    let progress = 'rounds: loop {
-        let before = served;
-        while served < budget {
+    serve_rounds(ring, budget, |ring, left| {
+        let mut served = 0;
+        while served < left {
             let queue = ring.get_queue_mut();
             let position = queue.next_avail();
             let Some(chain) = queue.iter(memory)?.next() else { break };
@@ -190,15 +187,44 @@ pub fn serve_while(
             let Some(written) = serve_one(chain) else {
                 ring.put_back(head);
                 ring.get_queue_mut().set_next_avail(position);
-                break 'rounds Progress::Idle;
+                return Ok(Round { served, waits: true });
             };
             ring.add_used(head, written)?;
             served += 1;
         }
-        if served == budget {
+        Ok(Round { served, waits: false })
+    })
+}
+
+/// What one look through the available ring has come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// Chains that were used.
+    pub served: usize,
+    /// The device has nothing to do with more of them for now.
+    pub waits: bool,
+}
+
+/// As [`serve_while`], for a device that takes several chains at a time: `round` uses as many as there are and it can, up to the
+/// number that it is given or a few more.
+pub fn serve_rounds(
+    ring: &mut Ring,
+    budget: usize,
+    mut round: impl FnMut(&mut Ring, usize) -> Result<Round, RingFault>,
+) -> Result<Progress, RingFault> {
+    let mut total = 0;
+    // The ring has said that there is something since it was last looked through.
+    let mut announced = false;
+    let progress = loop {
+        let Round { served, waits } = round(ring, budget - total)?;
+        total += served;
+        if total >= budget {
             break Progress::More;
         }
-        if announced && served == before {
+        if waits {
+            break Progress::Idle;
+        }
+        if announced && served == 0 {
             // Something is available, and yet there was no chain.
             return Err(RingFault::Unreadable);
         }
@@ -208,7 +234,7 @@ pub fn serve_while(
             break Progress::Idle;
         }
     };
-    if served > 0 && ring.needs_notification()? {
+    if total > 0 && ring.needs_notification()? {
         ring.signal_used_queue().map_err(RingFault::Call)?;
     }
     Ok(progress)

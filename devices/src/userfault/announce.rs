@@ -17,6 +17,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 use thiserror::Error;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap};
 
 use super::Userfault;
 
@@ -39,6 +40,19 @@ pub struct Mapped {
     pub address: u64,
     /// Bytes.
     pub size: u64,
+}
+
+impl Mapped {
+    /// Where all of `memory` is in this process.
+    #[must_use]
+    pub fn all(memory: &GuestMemoryMmap<()>) -> Vec<Self> {
+        let range = |region: &GuestRegionMmap<()>| Self {
+            guest: region.start_addr().0,
+            address: region.as_ptr().addr() as u64,
+            size: region.len(),
+        };
+        memory.iter().map(range).collect()
+    }
 }
 
 /// What a process has told the mover: an allegation.

@@ -20,7 +20,8 @@ use super::spec::{
 use super::state::{GuestCid, HostSide};
 use super::table::Table;
 use crate::serve::{
-    Chain, Device, Memory, Progress, Ring, RingFault, Vectors, Wake, Watch, serve_chains, serve_while,
+    Chain, Device, Memory, Progress, Ring, RingFault, Round, Vectors, Wake, Watch, serve_chains,
+    serve_rounds, serve_while,
 };
 use crate::virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -105,40 +106,22 @@ impl VsockDevice {
         served
     }
 
-    /// Gives the guest what there is for it, as far as it has room; as [`serve_while`], but several chains at a time.
+    /// Gives the guest what there is for it, as far as it has room, several chains at a time.
     fn give(&mut self, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
-        let (mut used, mut announced) = (0, false);
-        let progress = loop {
-            let before = used;
-            while used < MAX_PACKETS && self.table.has_news() {
+        serve_rounds(ring, MAX_PACKETS, |ring, left| {
+            let mut served = 0;
+            while served < left && self.table.has_news() {
                 let most = if self.table.flows() { MAX_BATCH } else { 1 };
                 let batch = Batch::take(ring, memory, most)?;
-                used += batch.refused;
+                served += batch.refused;
                 if batch.is_empty() {
                     break;
                 }
                 let packet = self.table.next_packet(&batch.room);
-                used += batch.give(ring, packet, self.cid)?;
+                served += batch.give(ring, packet, self.cid)?;
             }
-            if used >= MAX_PACKETS {
-                break Progress::More;
-            }
-            if !self.table.has_news() {
-                break Progress::Idle;
-            }
-            if announced && used == before {
-                return Err(RingFault::Unreadable);
-            }
-            // What the guest makes available after the last look is seen here.
-            announced = ring.enable_notification()?;
-            if !announced {
-                break Progress::Idle;
-            }
-        };
-        if used > 0 && ring.needs_notification()? {
-            ring.signal_used_queue().map_err(RingFault::Call)?;
-        }
-        Ok(progress)
+            Ok(Round { served, waits: !self.table.has_news() })
+        })
     }
 
     fn take(&mut self, chain: Chain<'_>, memory: &Memory) {

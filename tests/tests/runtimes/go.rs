@@ -19,6 +19,8 @@ const ADD_NET: &str = r#"{"iommu":false,"ip":"192.168.249.1","mac":"02:00:ca:fe:
 const SECOND: Duration = Duration::from_secs(1);
 /// What is answered whatever is under way.
 const AT_ONCE: Duration = Duration::from_millis(50);
+/// Two emulated processors at their worst; what waited for a call to end would take longer.
+const HELD_UP: Duration = Duration::from_millis(400);
 const HOTPLUG: Duration = Duration::from_secs(5);
 /// For vm.create and vm.boot together.
 const BOOT: Duration = Duration::from_secs(10);
@@ -132,7 +134,7 @@ fn while_others_ask(monitor: &Monitor, name: &str, body: &str) -> Response {
         over.store(true, Ordering::Release);
         (answer, asking.join().unwrap())
     });
-    at_once(name, &waits);
+    at_once(name, waits);
     answer
 }
 
@@ -153,16 +155,15 @@ fn waits(socket: &Path, mut go_on: impl FnMut() -> bool) -> Vec<Duration> {
     waits
 }
 
-fn at_once(what: &str, waits: &[Duration]) {
-    let longest = waits.iter().max().copied().unwrap_or_default();
-    println!("{what}: {} pings and infos meanwhile, the longest took {longest:?}", waits.len());
-    // One in a hundred may meet the two emulated processors at their worst.
-    let late = waits.iter().filter(|wait| **wait > AT_ONCE).count();
-    assert!(
-        late <= waits.len().div_ceil(100) && longest < 4 * AT_ONCE,
-        "{what}: {late} of {}, {longest:?}",
+/// Of ten answers nine came at once, and none waited for the call beside it, which takes many times this long.
+fn at_once(what: &str, mut waits: Vec<Duration>) {
+    waits.sort_unstable();
+    let (most, longest) = (waits[(waits.len() - 1) * 9 / 10], waits[waits.len() - 1]);
+    println!(
+        "{what}: {} pings and infos meanwhile, nine of ten within {most:?}, the longest took {longest:?}",
         waits.len()
     );
+    assert!(most < AT_ONCE && longest < HELD_UP, "{what}: {waits:?}");
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn a_template_is_saved_and_restored_in_time() {
         turns >= 0
     });
     kill_process(held, Signal::CONT).unwrap();
-    at_once("a stopped process", &stopped);
+    at_once("a stopped process", stopped);
     let template = format!("file://{}", pod.folder.file("template"));
     assert!(within(SECOND, "vm.pause", || ask(&first, "PUT", "vm.pause", "")).code < 300);
     let url = json!({"destination_url": template}).to_string();

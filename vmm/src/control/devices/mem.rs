@@ -2,12 +2,12 @@
 
 use std::io;
 
-use granule_api::config::{Memory, PciPlace};
+use granule_api::config::{HOTPLUG_BLOCK, Memory, PciPlace};
 use granule_arch::layout::hotplug_window;
 use granule_devices::mem::QUEUE_SIZES;
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::{Argument, PlanError, Planned, Recipe};
+use super::{Argument, PlanError, Planned, Recipe, texts};
 use crate::wire::DeviceKind;
 
 /// Its name; there is one at most, and no configuration names it.
@@ -19,10 +19,10 @@ pub(super) fn plan(memory: &Memory) -> Result<Option<Planned>, PlanError> {
     let notes = memfd_create("granule-plugged", MemfdFlags::CLOEXEC);
     let notes = notes.map_err(|errno| PlanError::Notes(io::Error::from(errno)))?;
     let window = hotplug_window(memory.size, hotplug.size).ok_or(PlanError::NoRoom)?;
-    let [address, size, requested] = [window.base().0, window.size(), hotplug.plugged].map(|n| n.to_string());
-    let words = ["--address", &address, "--size", &size, "--requested", &requested];
-    let mut arguments: Vec<_> = words.into_iter().map(|word| Argument::Text(word.to_owned())).collect();
-    arguments.push(Argument::Fd("--notes-fd", notes));
+    let numbers = [window.base().0, window.size(), HOTPLUG_BLOCK, hotplug.plugged];
+    let [address, size, block, requested] = numbers.map(|number| number.to_string());
+    let words = ["--address", &address, "--size", &size, "--block", &block, "--requested", &requested];
+    let arguments = texts(&words).chain([Argument::Fd("--notes-fd", notes)]).collect();
     Ok(Some(Planned {
         recipe: Recipe { id: ID.to_owned(), kind: DeviceKind::Mem, arguments },
         place: PciPlace::default(),

@@ -84,18 +84,16 @@ impl Driver {
 
     /// Tells that there is a snapshot.
     pub(super) fn tell_saved(&mut self, plan: &Plan) {
-        if let Some(Transfer::Save(save)) = &plan.transfer {
-            self.saves.count(save);
+        let Some(Transfer::Save(save)) = &plan.transfer else { return };
+        self.saves.count(save);
+        if !save.live {
+            self.events.tell("vm", "snapshotted");
+            return;
         }
-        match &plan.transfer {
-            Some(Transfer::Save(save)) if save.live => {
-                let last = save.rounds.last().copied().unwrap_or(0);
-                let (paused_us, rounds) = (save.paused_us, save.rounds.len());
-                tracing::info!(paused_us, rounds, pages_while_paused = last, "live snapshot");
-                self.events.tell_live_snapshot(paused_us, rounds, last);
-            }
-            _ => self.events.tell("vm", "snapshotted"),
-        }
+        let last = save.rounds.last().copied().unwrap_or(0);
+        let (paused_us, rounds) = (save.paused_us, save.rounds.len());
+        tracing::info!(paused_us, rounds, pages_while_paused = last, "live snapshot");
+        self.events.tell_live_snapshot(paused_us, rounds, last);
     }
 
     /// A live snapshot that failed leaves the guest as it was: it runs, and nothing is logged.

@@ -154,13 +154,13 @@ impl Driver {
         let devices = self.children.all_orders();
         tokio::spawn(async move {
             let counters = counters::collect(devices).await;
-            let exits = match exits {
-                Some(exits) => tokio::time::timeout(counters::LIMIT, exits).await,
-                None => return request.answer(Ok(Reply::Metrics(known.text(&counters, &BTreeMap::new())))),
+            let told = match exits {
+                Some(exits) => tokio::time::timeout(counters::LIMIT, exits).await.ok(),
+                None => None,
             };
-            // A machine that is at work, or has no guest any more, is left out.
-            let exits = match exits {
-                Ok(Ok(Ok(Outcome::Exits(exits)))) => exits,
+            // A machine that is at work, or has no guest, is left out.
+            let exits = match told {
+                Some(Ok(Ok(Outcome::Exits(exits)))) => exits,
                 _ => BTreeMap::new(),
             };
             request.answer(Ok(Reply::Metrics(known.text(&counters, &exits))));

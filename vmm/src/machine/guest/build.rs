@@ -120,10 +120,7 @@ impl Guest {
         let mut clock = Phases::start();
         let kvm = host.kvm();
         let ipa_bits = usable_ipa_bits(kvm, spec.cpus.max_phys_bits);
-        let layout = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
-        let layout = layout.with_hotplug(spec.hotplug_bytes, ipa_bits).map_err(BuildError::Hotplug)?;
-        let layout =
-            layout.with_pmem(&regions::sizes(&spec.devices), ipa_bits).map_err(BuildError::PmemLayout)?;
+        let layout = layout(spec, ipa_bits)?;
         let StartSpec::Kernel { kernel, initramfs, cmdline } = &spec.start else {
             return Err(BuildError::NoKernel);
         };
@@ -207,6 +204,13 @@ impl Payload {
             _ => boot::load(&self.plan, &self.kernel, initramfs, &*ram.memory),
         }
     }
+}
+
+/// The memory map: RAM, where more may be plugged, and what devices bring along.
+pub(super) fn layout(spec: &BootSpec, ipa_bits: u8) -> Result<Layout, BuildError> {
+    let ram = Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, ipa_bits)?;
+    let with_hotplug = ram.with_hotplug(spec.hotplug_bytes, ipa_bits).map_err(BuildError::Hotplug)?;
+    with_hotplug.with_pmem(&regions::sizes(&spec.devices), ipa_bits).map_err(BuildError::PmemLayout)
 }
 
 /// Guest memory, fresh.

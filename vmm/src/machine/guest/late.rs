@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex};
 
 use granule_devices::userfault::{Late, LateError, Mapped};
 use granule_jail::{SeccompMode, ThreadKind};
-use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::GuestRam;
 use super::bus::lock;
@@ -62,14 +61,8 @@ impl Watch {
         seccomp: SeccompMode,
     ) -> Result<Self, WatchError> {
         let mover = share(ram, None, None, mover)?;
-        let ranges = ram.memory.iter().map(|region| Mapped {
-            guest: region.start_addr().raw_value(),
-            address: region.as_ptr().addr() as u64,
-            size: region.len(),
-        });
-        let ranges: Vec<_> = ranges.collect();
         let mut late = Late::new(userfault, mover);
-        late.announce(&ranges)?;
+        late.announce(&Mapped::all(&ram.memory))?;
         let position = Arc::new(Mutex::new(Position::Nobody));
         let watched = Arc::clone(&position);
         let thread = std::thread::Builder::new().name("memory-watch".into());

@@ -98,19 +98,9 @@ impl Regions {
     /// Maps what the devices bring along to where `layout` has it.
     pub fn map(specs: &[DeviceSpec], fds: &mut Descriptors, layout: &Layout) -> Result<Self, RegionError> {
         let with_memory = specs.iter().filter_map(|spec| Some((&spec.id, spec.memory?)));
-        let regions = with_memory.zip(layout.pmem()).map(|((id, spec), &window)| {
-            let file = File::from(fds.take(spec.file)?);
-            let mapping = map(id, file, spec)?;
-            let memory = GuestRegionMmap::new(mapping, window.base());
-            let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.clone() })?);
-            Ok::<_, RegionError>(DeviceRegion {
-                id: id.clone(),
-                window,
-                memory,
-                read_only: spec.read_only,
-                contents: spec.contents,
-            })
-        });
+        let regions = with_memory
+            .zip(layout.pmem())
+            .map(|((id, spec), &window)| DeviceRegion::map(id, spec, window, fds));
         Ok(Self { all: regions.collect::<Result<_, _>>()?, spare: layout.spare() })
     }
 
@@ -124,10 +114,7 @@ impl Regions {
     ) -> Result<(), RegionError> {
         let no_room = || RegionError::NoRoom { id: id.into(), size: spec.size };
         let window = self.place(spec.size).ok_or_else(no_room)?;
-        let memory = GuestRegionMmap::new(map(id, File::from(fds.take(spec.file)?), spec)?, window.base());
-        let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.into() })?);
-        let RegionSpec { read_only, contents, .. } = spec;
-        let region = DeviceRegion { id: id.into(), window, memory, read_only, contents };
+        let region = DeviceRegion::map(id, spec, window, fds)?;
         region.give_to(vm)?;
         self.all.push(region);
         self.all.sort_by_key(|region| region.window.base());
@@ -199,6 +186,15 @@ impl Regions {
 }
 
 impl DeviceRegion {
+    /// Maps what the device brings along.
+    fn map(id: &str, spec: RegionSpec, window: Window, fds: &mut Descriptors) -> Result<Self, RegionError> {
+        let mapping = map(id, File::from(fds.take(spec.file)?), spec)?;
+        let memory = GuestRegionMmap::new(mapping, window.base());
+        let memory = Arc::new(memory.ok_or_else(|| RegionError::Overlap { id: id.into() })?);
+        let RegionSpec { read_only, contents, .. } = spec;
+        Ok(Self { id: id.into(), window, memory, read_only, contents })
+    }
+
     fn give_to(&self, vm: &Vm) -> Result<(), KvmError> {
         let memory = GuestMemoryMmap::from_arc_regions(vec![self.memory.clone()]);
         // One region overlaps nothing.

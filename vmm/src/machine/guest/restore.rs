@@ -25,13 +25,13 @@ use granule_devices::virtio::StateError as DeviceError;
 use granule_jail::SeccompMode;
 use granule_snapshot::state::{MAX_STATE, StateError, StateReader};
 
-use super::build::{BuildError, Phases, console, memory};
+use super::build::{BuildError, Phases, console, layout, memory};
 use super::bus::{Bus, lock};
 use super::console::Console;
 use super::host::Host;
 use super::late::{Watch, WatchError};
 use super::placement::Place;
-use super::regions::{self, Regions};
+use super::regions::Regions;
 use super::save::{ShareError, share};
 use super::state::{self, DeviceState, Shape, VERSION};
 use super::vcpus::Vcpus;
@@ -140,12 +140,7 @@ impl Guest {
         let mover = fds.take(mover)?;
         let userfault = userfault.map(|slot| fds.take(slot)).transpose()?;
         let shape = shape(&mut reader, spec, host)?;
-        let layout =
-            Layout::new(spec.memory_bytes, spec.cpus.count.into(), spec.pci_segments, shape.ipa_bits)?;
-        let layout = layout.with_hotplug(spec.hotplug_bytes, shape.ipa_bits).map_err(BuildError::Hotplug)?;
-        let layout = layout
-            .with_pmem(&regions::sizes(&spec.devices), shape.ipa_bits)
-            .map_err(BuildError::PmemLayout)?;
+        let layout = layout(spec, shape.ipa_bits)?;
         let states = (0..shape.vcpus).map(|vcpu| take(&mut reader, state::VCPU, &vcpu.to_string()));
         let states = states.collect::<Result<Vec<VcpuState>, _>>()?;
         let devices = spec.devices.iter().map(|device| {

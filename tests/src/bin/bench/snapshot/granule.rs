@@ -77,8 +77,7 @@ pub fn measure(
     let mut figures = Figures::default();
     let (full, other) = (material.folder.file("full"), material.folder.file("other"));
     clear(&full);
-    let cmdline = format!("console=ttyAMA0 quiet panic=-1 -- {}", subject.word());
-    let command = contender.start_with(material, Guest::Linux, &cmdline, subject.memory_mib);
+    let command = contender.start_with(material, Guest::Linux, &subject.cmdline(), subject.memory_mib);
     let mut api = Api::start(command, material, "api")?;
     api.process.wait_filled()?;
     super::step("filled");

@@ -34,9 +34,10 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// What its guest is told to do.
-    fn word(&self) -> String {
-        guest::word(self.kind, self.mib, self.plain_mib)
+    /// What its guest is told to do, on its kernel's command line.
+    fn cmdline(&self) -> String {
+        let word = guest::word(self.kind, self.mib, self.plain_mib);
+        format!("console=ttyAMA0 quiet panic=-1 -- {word}")
     }
 }
 

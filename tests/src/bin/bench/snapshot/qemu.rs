@@ -86,9 +86,8 @@ pub fn measure(
 ) -> Result<Figures, String> {
     let mut figures = Figures::default();
     let path = material.folder.file("stream");
-    let cmdline = format!("console=ttyAMA0 quiet panic=-1 -- {}", subject.word());
     let file = File::create(&path).map_err(|e| format!("{path}: {e}"))?;
-    let command = contender.start_with(material, Guest::Linux, &cmdline, subject.memory_mib);
+    let command = contender.start_with(material, Guest::Linux, &subject.cmdline(), subject.memory_mib);
     inherit(&file)?;
     let mut qmp = Qmp::start(command, material)?;
     qmp.process.wait_filled()?;
