@@ -13,11 +13,11 @@ use super::counters::Work;
 use super::medium::Medium;
 use super::request::{Half, Range, Request, scatter};
 use super::spec::{
-    self, CONFIG_SIZE, Config, MAX_CHAINS, MAX_DISCARD, MAX_DISCARD_RANGES, MAX_SEGMENTS, MAX_ZEROES,
-    MAX_ZEROES_RANGES, SECTOR, Status, UNMAP, kind,
+    self, CONFIG_SIZE, Config, MAX_CHAINS, MAX_DISCARD, MAX_DISCARD_RANGES, MAX_REQUEST, MAX_SEGMENTS,
+    MAX_ZEROES, MAX_ZEROES_RANGES, SECTOR, Status, UNMAP, kind,
 };
 use super::state::Settings;
-use crate::rate::Limiter;
+use crate::rate::{Group, Limiter};
 use crate::serve::{Chain, Counters, Device, Memory, Progress, Ring, RingFault, Wake, serve_while};
 use crate::virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
 
@@ -59,6 +59,14 @@ impl BlkDevice {
             complained: false,
             work: Work::default(),
         }
+    }
+
+    /// The same, which shares its limits with the disks of `group`.
+    pub(super) fn within(mut self, group: Option<Group>) -> Self {
+        if let Some(group) = group {
+            self.limiter = Limiter::shared(self.settings.limits, group, MAX_REQUEST);
+        }
+        self
     }
 
     /// Serves one chain, or says that it must wait.

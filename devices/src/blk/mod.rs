@@ -31,6 +31,7 @@ pub use state::{Format, Serial, Settings};
 use self::medium::Medium;
 use self::qcow2::Qcow2;
 use self::raw::Raw;
+use crate::rate::Group;
 use crate::serve::{Entry, ServeError, try_run as serve};
 
 /// An image of which everything is known that its file says from outside; what is in it is read in the jail.
@@ -62,13 +63,14 @@ impl Image {
     }
 }
 
-/// Runs the device process.
+/// Runs the device process; its limits are those of `group`, if it is in one.
 pub fn run(
     entry: Entry<impl FnOnce() -> Result<(), Box<dyn Error + Send + Sync>>>,
     image: Image,
     settings: Settings,
+    group: Option<Group>,
 ) -> Result<(), ServeError> {
-    serve(entry, || image.into_device(settings))
+    serve(entry, || Ok(image.into_device(settings)?.within(group)))
 }
 
 #[cfg(test)]

@@ -4,13 +4,17 @@
 //!   take(bytes, now) ─┬─ Ok: paid for; go on
 //!                     └─ Err(when): put the request back, come again then (`Device::deadline`, `Device::elapsed`)
 //! ```
-//! There is no clock in here: whoever asks says what time it is, so a test can live through a year at once.
+//! There is no clock in here: whoever asks says what time it is, so a test can live through a year at once. A device has
+//! buckets of its own, or shares those of a [`Group`] with devices in other processes.
 
 mod bucket;
+mod shared;
 
 use std::time::{Duration, Instant};
 
 use bucket::Bucket;
+use shared::Shared;
+pub use shared::{Group, group_memory};
 
 /// A bucket of tokens, as a client describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +41,19 @@ pub struct LimiterSettings {
 pub struct Limiter {
     bandwidth: Option<Bucket>,
     operations: Option<Bucket>,
+    shared: Option<Shared>,
 }
 
 impl Limiter {
     /// Full buckets at the time `now`.
     pub fn new(settings: LimiterSettings, now: Instant) -> Self {
         let bucket = |settings: Option<BucketSettings>| settings.and_then(|one| Bucket::new(one, now));
-        Self { bandwidth: bucket(settings.bandwidth), operations: bucket(settings.operations) }
+        Self { bandwidth: bucket(settings.bandwidth), operations: bucket(settings.operations), shared: None }
+    }
+
+    /// The buckets of `group`, which all its members take from; no operation has more bytes than `largest`.
+    pub fn shared(settings: LimiterSettings, group: Group, largest: u64) -> Self {
+        Self { shared: Some(Shared::new(settings, group, largest)), ..Self::default() }
     }
 
     /// Pays for one operation on so many bytes, or says when there will be enough to pay with. Nothing is taken then.
@@ -51,6 +61,9 @@ impl Limiter {
     /// # Errors
     /// The time to ask again.
     pub fn take(&mut self, bytes: u64, now: Instant) -> Result<(), Instant> {
+        if let Some(shared) = &self.shared {
+            return shared.take(bytes, now);
+        }
         let waits = |bucket: &mut Option<Bucket>, tokens| match bucket {
             Some(bucket) => bucket.wait(tokens, now),
             None => Duration::ZERO,

@@ -214,6 +214,25 @@ fn a_limited_disk_is_slow_and_right() {
 }
 
 #[test]
+fn disks_of_a_group_move_together_no_more_than_one_may() {
+    let images = Images::new();
+    let disks = [("a", 15), ("b", 16)].map(|(name, seed)| {
+        with(disk(&images.filled(name, seed, 4 * MIB)), &json!({"rate_limit_group": "slow"}))
+    });
+    let limit = json!({"bandwidth": {"size": 4 * MIB, "refill_time": 4000}});
+    let groups = json!([{"id": "slow", "rate_limiter_config": limit}]);
+    let (vm, mut session) = talk(&guest_with(disks.to_vec()).set("/rate_limit_groups", groups));
+    let started = Instant::now();
+    assert_right(&session.check(&format!("disk:read:vda:15:0:{}", 4 * MIB)));
+    successor(&vm, 0).kill();
+    assert_right(&session.check(&format!("disk:read:vdb:16:0:{}", 4 * MIB)));
+    // Four MiB at once, the other four at one per second, but for the debt of one request.
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(2500), "{took:?}");
+    vm.monitor.shutdown();
+}
+
+#[test]
 fn images_that_cannot_be_used_are_refused_by_field() {
     let images = Images::new();
     let small = images.empty("small", 100);

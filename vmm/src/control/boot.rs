@@ -122,8 +122,8 @@ pub fn prepare(
     let (first, console) = console(created, &checked, post)?;
     let (last, watchdog) = watchdog(&checked, guest, post)?;
     let of = devices::For { mte: created.mte == MteDecision::On, restored };
-    let planned =
-        devices::plan(&mut created.config, &checked, &mut created.ids, connections, &created.passed, of)?;
+    let Created { config, ids, passed, groups, .. } = &mut *created;
+    let planned = devices::plan(config, &checked, ids, connections, passed, groups, of)?;
     let planned = first.into_iter().chain(planned).chain(last);
     let devices = planned.map(|device| match device {
         Device::Ours(mut planned) => {

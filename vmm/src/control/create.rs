@@ -5,7 +5,7 @@ use granule_api::error::{ApiError, ErrorKind};
 
 use granule_arch::layout::{MAX_PCI_SEGMENTS, MAX_VCPUS, RAM_BASE, RAM_GRANULARITY};
 
-use super::devices::Ids;
+use super::devices::{Groups, Ids};
 use super::host::HostView;
 use super::vm::{Created, MteDecision, PassedFds};
 
@@ -45,7 +45,14 @@ pub fn create(config: VmConfig, defaults: &Defaults, host: &HostView) -> Result<
     };
     let checked = config::check(&config, &limits)?;
     let mte = decide(checked.cpus.mte, host)?;
-    Ok(Created { config, checked, mte, ids: Ids::default(), passed: PassedFds::new() })
+    Ok(Created {
+        config,
+        checked,
+        mte,
+        ids: Ids::default(),
+        passed: PassedFds::new(),
+        groups: Groups::default(),
+    })
 }
 
 /// Tags or not. What was asked for and cannot be had is refused with the kernel's reason, not quietly left out.

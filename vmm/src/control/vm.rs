@@ -11,7 +11,7 @@ use granule_api::types::JailInfo;
 
 use super::admission::Lifecycle;
 use super::console_end::ConsoleEnd;
-use super::devices::Ids;
+use super::devices::{Groups, Ids};
 use super::watchdog_end::WatchdogEnd;
 use crate::wire::BootReport;
 
@@ -39,6 +39,8 @@ pub struct Created {
     pub ids: Ids,
     /// Descriptors that came with the request for a device, by its name: taps of vm.add-net. Kept for every boot.
     pub passed: PassedFds,
+    /// What the disks of a group share.
+    pub groups: Groups,
 }
 
 /// Descriptors that came with requests, by the name of the device that they are for.

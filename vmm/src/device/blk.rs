@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use granule_devices::blk::{self, Format, Image, Serial, Settings};
-use granule_devices::rate::LimiterSettings;
+use granule_devices::rate::{Group, LimiterSettings};
 use granule_jail::DeviceKind;
 
 use super::rate::Bucket;
@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// Operations, one-time burst and milliseconds of a refill
     #[arg(long, value_name = "SIZE,BURST,MS")]
     operations: Option<Bucket>,
+    /// These limits are shared with other disks, through the memory at this descriptor
+    #[arg(long, value_name = "N", hide = true)]
+    rate_group_fd: Option<RawFd>,
 }
 
 fn queue_size(text: &str) -> Result<u16, &'static str> {
@@ -63,6 +66,8 @@ fn queue_size(text: &str) -> Result<u16, &'static str> {
 
 pub(super) fn run(args: Args) -> Result<ExitCode, DeviceError> {
     let file = open(&args)?;
+    let group = args.rate_group_fd.map(|number| take(number).map(File::from)).transpose()?;
+    let group = group.map(Group::open).transpose().map_err(DeviceError::Prepare)?;
     let failed = |source| DeviceError::Inspect { flag: "--image", source };
     let serial = match &args.serial {
         Some(text) => Serial::new(text),
@@ -82,7 +87,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, DeviceError> {
         },
     };
     let image = Image::new(file, &settings).map_err(failed)?;
-    args.common.serve(DeviceKind::Blk, |entry| blk::run(entry, image, settings))
+    args.common.serve(DeviceKind::Blk, |entry| blk::run(entry, image, settings, group))
 }
 
 fn open(args: &Args) -> Result<File, DeviceError> {

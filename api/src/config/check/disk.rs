@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::error::{ConfigError, Fault};
+use super::groups;
 use super::machine::{path, socket_path};
 use super::places::{PciPlace, place};
-use crate::config::{DiskConfig, ImageType, LockGranularity, RateLimiterConfig};
+use crate::config::{DiskConfig, ImageType, LockGranularity, RateLimitGroupConfig, RateLimiterConfig};
 
 /// The most queues of a disk; each has an interrupt of its own.
 const MAX_QUEUES: u64 = 16;
@@ -45,12 +46,20 @@ pub struct Disk {
     pub serial: Option<String>,
     /// How much may be moved.
     pub limits: RateLimiterConfig,
+    /// The group that it shares these limits with, if it is in one.
+    #[serde(default)]
+    pub group: Option<String>,
     /// Where on the PCI bus it is wanted.
     pub place: PciPlace,
 }
 
 /// Checks a disk; `name` is the path of its object in the request.
-pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigError> {
+pub fn disk(
+    name: &str,
+    raw: &DiskConfig,
+    groups: &[RateLimitGroupConfig],
+    segments: u16,
+) -> Result<Disk, ConfigError> {
     let at_fault = |key: &str, fault| ConfigError::new(format!("{name}.{key}"), fault);
     refuse_unsupported(name, raw)?;
     let served_at = served_at(name, raw)?;
@@ -88,7 +97,8 @@ pub fn disk(name: &str, raw: &DiskConfig, segments: u16) -> Result<Disk, ConfigE
         queues: queues as u16,
         queue_size: raw.queue_size,
         serial: serial(name, raw)?,
-        limits: raw.rate_limiter_config.unwrap_or_default(),
+        limits: groups::limits(name, raw, groups)?,
+        group: raw.rate_limit_group.clone(),
         place: place(name, raw.pci_segment, raw.pci_device_id, segments)?,
     })
 }
@@ -127,11 +137,6 @@ fn refuse_unsupported(name: &str, raw: &DiskConfig) -> Result<(), ConfigError> {
             "image_type",
             foreign,
             "only raw and qcow2 images are supported; convert it, for example with qemu-img",
-        ),
-        (
-            "rate_limit_group",
-            raw.rate_limit_group.is_some(),
-            "each disk has a process of its own; give it its own rate_limiter_config",
         ),
         ("queue_affinity", !raw.queue_affinity.is_empty(), "one thread serves all queues of a disk"),
     ];

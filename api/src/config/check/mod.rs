@@ -9,6 +9,7 @@ mod built;
 mod disk;
 mod error;
 pub mod external;
+mod groups;
 mod machine;
 mod net;
 mod output;
@@ -169,7 +170,9 @@ pub fn check(config: &VmConfig, limits: &Limits) -> Result<Checked, ConfigError>
     let console = output::console(&config.console)?;
     output::at_odds(&serial, &console)?;
     let pci_segments = places::segments(config, limits)?;
-    let disks = each("disks", &config.disks, |field, disk| check_disk(field, disk, pci_segments))?;
+    let groups = &config.rate_limit_groups;
+    groups::check(groups)?;
+    let disks = each("disks", &config.disks, |field, disk| check_disk(field, disk, groups, pci_segments))?;
     let rng = Rng {
         id: config.rng.id.clone(),
         source: machine::path("rng.src", &config.rng.src)?,

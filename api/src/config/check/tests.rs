@@ -149,13 +149,39 @@ fn disks_are_checked_field_by_field() {
     assert_eq!(of(r#""path":"/d","pci_segment":1"#), "disks[1].pci_segment: 1 is not in 0..=0");
     let long = format!(r#""path":"/d","serial":"{}""#, "s".repeat(21));
     assert_eq!(of(&long), "disks[1].serial: 21 bytes long, a virtio disk takes 20");
-    for (key, value) in [("image_type", "\"Vhdx\""), ("iommu", "true"), ("rate_limit_group", "\"g\"")] {
+    for (key, value) in [("image_type", "\"Vhdx\""), ("iommu", "true")] {
         assert!(of(&format!(r#""path":"/d","{key}":{value}"#)).starts_with(&format!("disks[1].{key}: ")));
     }
     let checked = check(&parsed(&disk(r#""path":"/d","readonly":true,"num_queues":4"#)), &LIMITS).unwrap();
     let [first, second] = &checked.disks[..] else { panic!("{:?}", checked.disks) };
     assert_eq!((first.queues, first.queue_size, first.readonly, first.sparse), (1, 128, false, true));
     assert_eq!((second.queues, second.readonly, second.path.to_str()), (4, true, Some("/d")));
+}
+
+#[test]
+fn disks_share_the_limits_of_a_group_that_there_is() {
+    let in_group = |groups: &str, disk: &str| {
+        with(&format!(r#""rate_limit_groups":[{groups}],"disks":[{{"path":"/a"}},{{"path":"/b"{disk}}}]"#))
+    };
+    let of = |groups: &str, disk: &str| refusal(&in_group(groups, disk));
+    let limit = r#""rate_limiter_config":{"ops":{"size":5,"refill_time":100}}"#;
+    let group = |id: &str| format!(r#"{{"id":"{id}",{limit}}}"#);
+    let one = group("g");
+    assert_eq!(of(&group(""), ""), "rate_limit_groups[0].id: empty");
+    let twice = of(&format!("{one},{one}"), "");
+    assert_eq!(twice, "rate_limit_groups[1].id: `g` is the name of rate_limit_groups[0].id, too");
+    let none = of(r#"{"id":"g","rate_limiter_config":{}}"#, "");
+    assert!(none.starts_with("rate_limit_groups[0].rate_limiter_config: missing: "), "{none}");
+    let unknown = of(&one, r#","rate_limit_group":"h""#);
+    assert_eq!(unknown, "disks[1].rate_limit_group: there is no group `h` in rate_limit_groups");
+    let both = of(&one, &format!(r#","rate_limit_group":"g",{limit}"#));
+    assert!(both.starts_with("disks[1].rate_limit_group: "), "{both}");
+    let outside = r#"{"vhost_user":true,"vhost_socket":"/s","rate_limit_group":"g"}"#;
+    let outside = refusal(&with(&format!(r#""rate_limit_groups":[{one}],"disks":[{outside}]"#)));
+    assert!(outside.starts_with("disks[0].rate_limit_group: "), "{outside}");
+    let checked = check(&parsed(&in_group(&one, r#","rate_limit_group":"g""#)), &LIMITS).unwrap();
+    assert_eq!((checked.disks[0].group.as_deref(), checked.disks[1].group.as_deref()), (None, Some("g")));
+    assert_eq!(checked.disks[1].limits.ops.map(|bucket| bucket.size), Some(5));
 }
 
 #[test]

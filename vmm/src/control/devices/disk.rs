@@ -2,13 +2,13 @@
 
 use granule_api::config::{Disk, ImageType, LockGranularity};
 
-use super::{Argument, Planned, Recipe, limits, texts};
+use super::{Argument, Groups, PlanError, Planned, Recipe, limits, texts};
 use crate::control::files::FileError;
 use crate::image::{self, ImageKind, Wanted};
 use crate::wire::DeviceKind;
 
 /// Opens the image of one disk; `name` is the path of its object in the request, as in `disks[0]`.
-pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError> {
+pub fn plan(name: &str, id: String, checked: &Disk, groups: &mut Groups) -> Result<Planned, PlanError> {
     let kind = match checked.image_type {
         ImageType::Raw => ImageKind::Raw,
         ImageType::Qcow2 => ImageKind::Qcow2,
@@ -43,6 +43,10 @@ pub fn plan(name: &str, id: String, checked: &Disk) -> Result<Planned, FileError
         arguments.extend(texts(&[&format!("--serial={serial}")]));
     }
     arguments.extend(limits(&checked.limits));
+    if let Some(group) = &checked.group {
+        let failed = |source| PlanError::Group { field: format!("{name}.rate_limit_group"), source };
+        arguments.push(Argument::Fd("--rate-group-fd", groups.memory(group).map_err(failed)?));
+    }
     Ok(Planned {
         recipe: Recipe { id, kind: DeviceKind::Blk, arguments },
         place: checked.place,

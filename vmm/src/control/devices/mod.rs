@@ -8,6 +8,7 @@
 mod balloon;
 mod disk;
 mod external;
+mod groups;
 mod ids;
 mod mem;
 mod net;
@@ -29,6 +30,7 @@ use super::vm::PassedFds;
 use crate::wire::{Contents, DeviceKind};
 
 pub use external::{External, targets};
+pub use groups::Groups;
 pub use ids::{Ids, taken};
 pub use mem::ID as MEM_ID;
 
@@ -55,6 +57,15 @@ pub enum PlanError {
     /// Where a device process keeps its notes.
     #[error("memory.hotplug_size: there is nowhere to note what is plugged")]
     Notes(#[source] io::Error),
+    /// What the disks of a group share.
+    #[error("{field}: there is no memory for it")]
+    Group {
+        /// Field of the request.
+        field: String,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The address space ends before.
     #[error("memory.hotplug_size: the address space has no room for it")]
     NoRoom,
@@ -172,6 +183,7 @@ pub fn plan(
     ids: &mut Ids,
     connections: &mut Connections,
     passed: &PassedFds,
+    groups: &mut Groups,
     guest: For,
 ) -> Result<Vec<Device>, PlanError> {
     let taken = ids::taken(config);
@@ -180,7 +192,7 @@ pub fn plan(
         let id = raw.id.get_or_insert_with(|| ids.give("_disk", &taken)).clone();
         devices.push(match &disk.served_at {
             Some(socket) => Device::Outside(external::disk(index, id, disk, socket, connections)?),
-            None => Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk)?),
+            None => Device::Ours(disk::plan(&format!("disks[{index}]"), id, disk, groups)?),
         });
     }
     for (index, (net, raw)) in checked.net.iter().zip(&mut config.net).enumerate() {

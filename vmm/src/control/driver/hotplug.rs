@@ -74,6 +74,7 @@ impl Driver {
             &mut created.ids,
             &mut self.connections,
             &created.passed,
+            &mut created.groups,
             of,
         );
         let device = planned.map_err(BootError::from).and_then(|planned| {
