@@ -52,13 +52,7 @@ impl Client {
     /// # Errors
     /// Where the server has closed, or not all bytes went.
     pub fn send_with(&mut self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(fds)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        let sent = sendmsg(&self.stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
-        if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        send_with(&self.stream, bytes, fds)
     }
 
     /// The next answer; `UnexpectedEof` if the server closed instead.
@@ -160,6 +154,20 @@ fn content_length(headers: &[(String, String)]) -> usize {
     let values: Vec<_> = headers.iter().filter(|(name, _)| name == "Content-Length").collect();
     assert!(values.len() <= 1, "two lengths: {headers:?}");
     values.first().map_or(0, |(_, n)| n.parse().unwrap_or_else(|e| panic!("Content-Length {n:?}: {e}")))
+}
+
+/// Sends bytes, and at most 16 descriptors with them, in one message.
+///
+/// # Errors
+/// Where the other side has closed, or not all bytes went.
+pub fn send_with(stream: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    if sent == bytes.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Reads and writes tags by the instructions `LDG`, `STG` and `ST2G`, through a `PROT_MTE` mapping of guest memory.
 //!
-//! Works at EL0 whatever the process's tag checks are set to; the pointers used here carry tag 0 and only their tags, no
-//! data, are accessed. Such a mapping's pointers never go to a system call.
+//! Tags are reached at EL0 whatever the process's tag checks are set to; data only where checks are off, as the pointers
+//! used here carry tag 0. Such a mapping's pointers never go to a system call.
 //!
 //! Only the process that moves guest memory may make such a window; in all others seccomp refuses the bit.
 
@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io;
 
 use thiserror::Error;
+use vm_memory::VolatileSlice;
 
 use super::GRANULE;
 use super::pages::{PROT_MTE, Pages};
@@ -79,6 +80,15 @@ impl TagWindow {
     #[must_use]
     pub fn length(&self) -> usize {
         self.pages.length()
+    }
+
+    /// The data of the same memory. To map it a second time would double the page faults.
+    #[must_use]
+    pub fn data(&self) -> VolatileSlice<'_> {
+        // SAFETY: the mapping lives as long as what borrows it here, and memory that a guest writes to meanwhile is
+        // accessed by volatile copies alone. With another tag than 0 it faults only where checks are on, and no process that
+        // makes windows has them on.
+        unsafe { VolatileSlice::new(self.pages.start().as_ptr(), self.pages.length()) }
     }
 
     /// Reads the tags of the granules from `offset` (in bytes, a whole number of granules) on, one into each byte.

@@ -12,7 +12,7 @@ pub(super) struct Code {
 
 impl Code {
     /// `value` (below 2^12) as an exp-Golomb number of order `k`, 0 to 3.
-    pub(super) fn number(value: u32, k: u32) -> Self {
+    pub(super) const fn number(value: u32, k: u32) -> Self {
         let high = (value >> k) + 1;
         let extra = high.ilog2();
         let low = value & ((1 << k) - 1);
@@ -21,14 +21,9 @@ impl Code {
     }
 
     /// These bits, then those of `next`.
-    pub(super) fn then(self, next: Self) -> Self {
+    pub(super) const fn then(self, next: Self) -> Self {
         Self { value: self.value | next.value << self.bits, bits: self.bits + next.bits }
     }
-}
-
-/// Bits of [`Code::number`].
-pub(super) fn number_bits(value: u32, k: u32) -> u32 {
-    2 * ((value >> k) + 1).ilog2() + 1 + k
 }
 
 /// Appends bits to bytes.
@@ -44,6 +39,7 @@ impl<'a> BitWriter<'a> {
     }
 
     /// Appends bits, at most 32.
+    #[inline]
     pub(super) fn put(&mut self, code: Code) {
         self.held |= u64::from(code.value) << self.count;
         self.count += code.bits;
@@ -134,7 +130,6 @@ mod tests {
                 let mut bytes = Vec::new();
                 let mut writer = BitWriter::new(&mut bytes);
                 let code = Code::number(value, k);
-                assert_eq!(code.bits, number_bits(value, k));
                 writer.put(code);
                 writer.put(Code { value: 5, bits: 3 });
                 writer.finish();

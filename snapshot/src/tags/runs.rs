@@ -9,7 +9,7 @@
 //! - Objects of one size are common. In a form with a *common* length (a byte before the runs) one bit says that a run
 //!   has it; the other runs have that bit zero and then their number.
 
-use super::bits::{BitReader, BitWriter, Code, number_bits, number_in};
+use super::bits::{BitReader, BitWriter, Code, number_in};
 
 /// Which of the forms of a run-length coded page this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,16 +25,34 @@ pub(super) struct Form {
 /// A run of equal tags: its tag in the low 4 bits, its length in granules, less one, in the 12 above. A page of 64 KiB has 4096 granules.
 type Run = u16;
 
-/// Finds the runs of a page. Of each that begins after granule 0, `starts` gets the granule before (12 bits) and the tag
-/// (4 bits). Gives their number; `None` if there is no room.
-fn find_starts(packed: &[u8], starts: &mut [u16]) -> Option<usize> {
-    let (words, _) = packed.as_chunks::<8>();
-    let mut slots = starts.iter_mut();
+/// Finds the runs of a page and gives their number; `None` if there is no room, or the page is not of a separated form and
+/// should be.
+fn find_runs<const SEPARATED: bool>(packed: &[u8], runs: &mut [Run]) -> Option<usize> {
+    let mut slots = runs.iter_mut();
     let room = slots.len();
+    let mut tag = u32::from(packed[0] & 0xf);
+    // The first granule that no run has yet; one more after a tag in a separated form.
+    let mut free = 0;
+    let mut end_run = |start: u32, next: u32| {
+        if start > free {
+            *slots.next()? = ((start - free - 1) << 4 | tag) as Run;
+        } else if tag != 0 {
+            return None;
+        }
+        free = start;
+        if SEPARATED && tag != 0 {
+            if next != 0 {
+                return None;
+            }
+            free += 1;
+        }
+        tag = next;
+        Some(())
+    };
     // So that the first granule never differs from the one before it.
     let mut last = u64::from(packed[0] & 0xf);
-    let mut before = u16::MAX;
-    for word in words {
+    let mut first = 0;
+    for word in packed.as_chunks::<8>().0 {
         let word = u64::from_le_bytes(*word);
         // A nibble that differs from the one before it begins a run.
         let mut differs = word ^ (word << 4 | last);
@@ -44,52 +62,60 @@ fn find_starts(packed: &[u8], starts: &mut [u16]) -> Option<usize> {
         differs &= 0x1111_1111_1111_1111;
         while differs != 0 {
             let bit = differs.trailing_zeros();
-            let granule = before.wrapping_add((bit / 4) as u16);
-            *slots.next()? = granule << 4 | (word >> bit) as u16 & 0xf;
             differs &= differs - 1;
+            end_run(first + bit / 4, (word >> bit) as u32 & 0xf)?;
         }
-        before = before.wrapping_add(16);
+        first += 16;
     }
+    end_run(first, 0)?;
     Some(room - slots.len())
 }
 
-/// Makes runs of starts and gives their number; `None` if the page is not of a separated form and should be.
-fn make_runs(packed: &[u8], starts: &[u16], separated: bool, runs: &mut [Run]) -> Option<usize> {
-    let mut slots = runs.iter_mut();
-    let room = slots.len();
-    let mut tag = u16::from(packed[0] & 0xf);
-    // The first granule that no run has yet; one more after a tag in a separated form.
-    let mut free = 0;
-    let end = ((packed.len() * 2 - 1) as u16) << 4;
-    for &next in starts.iter().chain([&end]) {
-        // The granule before the next run begins is this one's last.
-        let last = next >> 4;
-        if last >= free {
-            *slots.next()? = (last - free) << 4 | tag;
-        } else if tag != 0 {
-            return None;
-        }
-        free = last + 1;
-        if separated && tag != 0 {
-            if next & 0xf != 0 {
-                return None;
-            }
-            free += 1;
-        }
-        tag = next & 0xf;
-    }
-    Some(room - slots.len())
-}
-
-/// Room for what is known of a page, used again for the next.
+/// Room for the runs of a page, used again for the next.
 #[derive(Default)]
 pub(super) struct Scratch {
-    starts: Vec<u16>,
     runs: Vec<Run>,
-    /// By length less one: how many runs have it, and what stands for it (after 4 bits of zero, for the tag).
-    lengths: Vec<(u16, Code)>,
-    /// The lengths, less one, that the page has.
-    distinct: Vec<u16>,
+}
+
+/// Lengths, less one, below this are in tables.
+const KNOWN: usize = 64;
+
+/// What stands for a tag of 0 and each known length in the forms of each order, and the same in those with a common length.
+static CODES: [[[Code; KNOWN]; 4]; 2] = {
+    let mut codes = [[[Code { value: 0, bits: 0 }; KNOWN]; 4]; 2];
+    let mut index = 0;
+    while index < 2 * 4 * KNOWN {
+        let (common, order, value) = (index / KNOWN / 4, index / KNOWN % 4, index % KNOWN);
+        let tag = Code { value: 0, bits: 4 + common as u32 };
+        codes[common][order][value] = tag.then(Code::number(value as u32, order as u32));
+        index += 1;
+    }
+    codes
+};
+
+/// The bits of each known length as a number of order 0 in the lowest 16 bits, of order 1 in the next, and so on. The sums over
+/// all runs of a page fit: its lengths together are 4096 at the most.
+static BITS: [u64; KNOWN] = {
+    let mut bits = [0; KNOWN];
+    let mut value = 0;
+    while value < KNOWN {
+        bits[value] = all_bits(value as u32);
+        value += 1;
+    }
+    bits
+};
+
+fn bits_of(value: usize) -> u64 {
+    BITS.get(value).copied().unwrap_or_else(|| all_bits(value as u32))
+}
+
+const fn all_bits(value: u32) -> u64 {
+    let (mut all, mut order) = (0, 4);
+    while order > 0 {
+        order -= 1;
+        all = all << 16 | Code::number(value, order).bits as u64;
+    }
+    all
 }
 
 /// Appends a page in a short form, if that is shorter than packed tags, with its record byte `record`.
@@ -99,74 +125,66 @@ pub(super) fn encode(
     scratch: &mut Scratch,
     out: &mut Vec<u8>,
 ) -> bool {
-    let Scratch { starts, runs, lengths, distinct } = scratch;
     // A run takes at least 5 bits; in a separated form it stands for two.
     let most = 2 * packed.len() * 8 / 5;
-    starts.resize(most, 0);
-    runs.resize(most + 1, 0);
-    let Some(count) = find_starts(packed, starts) else { return false };
+    scratch.runs.resize(most + 1, 0);
     // Leaving zeros out is hardly ever longer: no need to try both.
-    let apart = make_runs(packed, &starts[..count], true, runs);
-    let made = apart.or_else(|| make_runs(packed, &starts[..count], false, runs));
-    let Some(runs) = made.and_then(|made| runs.get(..made)) else { return false };
-    lengths.resize(packed.len() * 2, (0, Code::default()));
-    distinct.clear();
+    let apart = find_runs::<true>(packed, &mut scratch.runs);
+    let found = apart.or_else(|| find_runs::<false>(packed, &mut scratch.runs));
+    let Some(runs) = found.and_then(|found| scratch.runs.get(..found)) else { return false };
+    let (order, common, bits) = shortest(runs);
+    if bits.div_ceil(8) >= packed.len() {
+        return false;
+    }
+    out.push(record(Form { separated: apart.is_some(), order: order as u32, common }));
+    out.extend(common);
+    let codes = &CODES[usize::from(common.is_some())][order];
+    let often = common.map_or(u16::MAX, u16::from);
+    let mut bits = BitWriter::new(out);
     for run in runs {
-        let (count, _) = &mut lengths[usize::from(run >> 4)];
-        if *count == 0 {
-            distinct.push(run >> 4);
-        }
-        *count += 1;
+        let value = run >> 4;
+        let code = if value == often {
+            Code { value: 1 << 4, bits: 5 }
+        } else if let Some(code) = codes.get(usize::from(value)) {
+            *code
+        } else {
+            Code { value: 0, bits: codes[0].bits - 1 - order as u32 }
+                .then(Code::number(value.into(), order as u32))
+        };
+        bits.put(Code { value: code.value | u32::from(run & 0xf), bits: code.bits });
     }
-    let (order, common, bits) = shortest(runs.len(), lengths, distinct);
-    let short = bits.div_ceil(8) < packed.len();
-    if short {
-        out.push(record(Form { separated: apart.is_some(), order, common }));
-        out.extend(common);
-        let mut bits = BitWriter::new(out);
-        for run in runs {
-            let code = lengths[usize::from(run >> 4)].1;
-            bits.put(Code { value: code.value | u32::from(run & 0xf), bits: code.bits });
-        }
-        bits.finish();
-    }
-    distinct.iter().for_each(|value| lengths[usize::from(*value)].0 = 0);
-    short
+    bits.finish();
+    true
 }
 
-/// The order and the common length with which the runs are shortest, and their bits. Leaves in `lengths` what stands for each.
-fn shortest(runs: usize, lengths: &mut [(u16, Code)], distinct: &[u16]) -> (u32, Option<u8>, usize) {
-    let (mut often, mut often_count) = (0, 0);
-    let mut numbers = [0; 4];
-    for &value in distinct {
-        let count = u32::from(lengths[usize::from(value)].0);
-        if count > often_count && value < 256 {
-            (often, often_count) = (u32::from(value), count);
+/// The order and the common length with which the runs are shortest, and their bits.
+fn shortest(runs: &[Run]) -> (usize, Option<u8>, usize) {
+    // Of the lengths that can be common.
+    let mut counts = [0u16; 256];
+    let (mut often_count, mut sums) = (0, 0);
+    for run in runs {
+        let value = usize::from(run >> 4);
+        if let Some(count) = counts.get_mut(value) {
+            *count += 1;
+            often_count = often_count.max(*count);
         }
-        for (order, bits) in (0u32..).zip(&mut numbers) {
-            *bits += count * number_bits(value.into(), order);
-        }
+        sums += bits_of(value);
     }
+    // Of several the first, found soon.
+    let counts_most = |value: &usize| counts.get(*value) == Some(&often_count);
+    let often = runs.iter().map(|run| usize::from(run >> 4)).find(counts_most).unwrap_or_default();
+    let in_order = |all: u64, order: usize| (all >> (16 * order)) as usize & 0xffff;
     let mut best = (0, None, usize::MAX);
-    for (order, bits) in (0u32..).zip(numbers) {
-        let without = 4 * runs + bits as usize;
-        let with = 8 + 5 * runs + (bits - often_count * number_bits(often, order)) as usize;
+    for order in 0..4 {
+        let bits = in_order(sums, order);
+        let without = 4 * runs.len() + bits;
+        let with = 8 + 5 * runs.len() + bits - usize::from(often_count) * in_order(bits_of(often), order);
         if without < best.2 {
             best = (order, None, without);
         }
         if with < best.2 {
             best = (order, Some(often as u8), with);
         }
-    }
-    let (order, common, _) = best;
-    let tag = Code { value: 0, bits: 4 };
-    for &value in distinct {
-        let number = Code::number(value.into(), order);
-        lengths[usize::from(value)].1 = tag.then(match common {
-            Some(common) if u16::from(common) == value => Code { value: 1, bits: 1 },
-            Some(_) => Code { value: 0, bits: 1 }.then(number),
-            None => number,
-        });
     }
     best
 }

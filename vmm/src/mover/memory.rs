@@ -1,4 +1,4 @@
-//! Guest memory as the mover sees it: a plain mapping for data, a window for tags.
+//! Guest memory as the mover sees it: a plain mapping, or a window on its tags and data.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use granule_devices::dirty::{DirtyLog, LOG_PAGE};
 use granule_snapshot::file::ReadAt;
 use granule_snapshot::layout::{Layout, LayoutError, PageSize, Region};
 use rustix::mm::{Advice, madvise};
-use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory};
+use vm_memory::{Bytes, FileOffset, MmapRegion, VolatileMemory, VolatileSlice};
 
 use super::tags::{TagError, Tags};
 use crate::wire::{Channel, ChannelError, Received, SharedMemory, SharedRegion};
@@ -62,8 +62,29 @@ struct Mapped {
     pages: u64,
     file: Arc<File>,
     offset: u64,
-    data: MmapRegion<()>,
-    tags: Option<Tags>,
+    view: View,
+}
+
+/// What there is of a region to see.
+enum View {
+    Data(MmapRegion<()>),
+    DataAndTags(Tags),
+}
+
+impl View {
+    fn data(&self) -> VolatileSlice<'_> {
+        match self {
+            Self::Data(mapping) => mapping.as_volatile_slice(),
+            Self::DataAndTags(window) => window.data(),
+        }
+    }
+
+    fn tags(&self) -> Option<&Tags> {
+        match self {
+            Self::Data(_) => None,
+            Self::DataAndTags(window) => Some(window),
+        }
+    }
 }
 
 /// All of it.
@@ -153,13 +174,13 @@ impl GuestPages {
     /// Copies a page's data.
     pub fn read_data(&self, page: u64, data: &mut [u8]) -> io::Result<()> {
         let (region, offset) = self.place(page)?;
-        region.data.as_volatile_slice().read_slice(data, offset).map_err(io::Error::other)
+        region.view.data().read_slice(data, offset).map_err(io::Error::other)
     }
 
     /// Copies a page's tags, packed.
     pub fn read_tags(&self, page: u64, packed: &mut [u8]) -> io::Result<()> {
         let (region, offset) = self.place(page)?;
-        match &region.tags {
+        match region.view.tags() {
             Some(tags) => tags.read_packed(offset, packed).map_err(io::Error::other),
             None => {
                 packed.fill(0);
@@ -171,13 +192,13 @@ impl GuestPages {
     /// Sets a page's data.
     pub fn write_data(&self, page: u64, data: &[u8]) -> io::Result<()> {
         let (region, offset) = self.place(page)?;
-        region.data.as_volatile_slice().write_slice(data, offset).map_err(io::Error::other)
+        region.view.data().write_slice(data, offset).map_err(io::Error::other)
     }
 
     /// Sets a page's tags.
     pub fn write_tags(&self, page: u64, packed: &[u8]) -> io::Result<()> {
         let (region, offset) = self.place(page)?;
-        match &region.tags {
+        match region.view.tags() {
             Some(tags) => tags.write_packed(offset, packed).map_err(io::Error::other),
             None => Err(io::Error::other("guest memory was mapped without its tags")),
         }
@@ -202,15 +223,25 @@ impl Mapped {
     ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
         let SharedRegion { size, offset, .. } = region;
         let length = usize::try_from(size)?;
-        let data = MmapRegion::from_file(FileOffset::from_arc(file.clone(), offset), length)?;
-        // SAFETY: the range is exactly the mapping that `data` owns; the advice keeps its contents.
-        match unsafe { madvise(data.as_ptr().cast(), length, Advice::LinuxNoHugepage) } {
-            // A kernel without huge pages does not know the advice, and needs none.
-            Err(errno) if errno != rustix::io::Errno::INVAL => return Err(errno.into()),
-            _ => {}
-        }
-        let tags =
-            tags.then(|| Tags::map(&file, offset, length)).transpose().map_err(Box::<TagError>::from)?;
-        Ok(Self { first, pages, file, offset, data, tags })
+        let view = if tags {
+            View::DataAndTags(Tags::map(&file, offset, length).map_err(Box::<TagError>::from)?)
+        } else {
+            View::Data(plain(&file, offset, length)?)
+        };
+        Ok(Self { first, pages, file, offset, view })
+    }
+}
+
+fn plain(
+    file: &Arc<File>,
+    offset: u64,
+    length: usize,
+) -> Result<MmapRegion<()>, Box<dyn std::error::Error + Send + Sync>> {
+    let data = MmapRegion::from_file(FileOffset::from_arc(file.clone(), offset), length)?;
+    // SAFETY: the range is exactly the mapping that `data` owns; the advice keeps its contents.
+    match unsafe { madvise(data.as_ptr().cast(), length, Advice::LinuxNoHugepage) } {
+        // A kernel without huge pages does not know the advice, and needs none.
+        Err(errno) if errno != rustix::io::Errno::INVAL => Err(errno.into()),
+        _ => Ok(data),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fs::File;
 
+use vm_memory::VolatileSlice;
+
 /// There is no window.
 #[derive(Debug, thiserror::Error)]
 #[error("this host's architecture has no memory tagging")]
@@ -15,6 +17,11 @@ impl Tags {
     /// Always refused.
     pub fn map(_: &File, _: u64, _: usize) -> Result<Self, TagError> {
         Err(TagError)
+    }
+
+    /// No window.
+    pub fn data(&self) -> VolatileSlice<'_> {
+        match *self {}
     }
 
     /// No window.

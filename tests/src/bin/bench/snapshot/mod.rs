@@ -105,16 +105,12 @@ pub fn run(runs: usize, only: &str, quick: bool, file: Option<&Path>) -> Result<
     file.map_or(Ok(()), |file| write(&entries, file))
 }
 
-/// Each kind of tags in the smallest guest, with tags and without, and a heap in larger ones, most of whose memory is plain.
+/// Each kind of tags in the smallest guest, with tags and without, and a heap in larger ones, which have more plain pages and
+/// much that was never touched.
 fn subjects(contender: &Contender, quick: bool) -> Vec<Subject> {
     let small =
         |kind| Subject { kind, memory_mib: 256, mib: if quick { FILL / 4 } else { FILL }, plain_mib: 0 };
-    let large = |memory_mib| Subject {
-        kind: Kind::Heap,
-        memory_mib,
-        mib: FILL,
-        plain_mib: FILL * (memory_mib / 256 - 1),
-    };
+    let large = |memory_mib, plain_mib| Subject { kind: Kind::Heap, memory_mib, mib: FILL, plain_mib };
     let kinds: &[Kind] = match (quick, contender.has_api, contender.is_qemu()) {
         (true, ..) | (_, _, true) => &[Kind::Heap],
         (_, true, _) => &Kind::ALL,
@@ -122,7 +118,7 @@ fn subjects(contender: &Contender, quick: bool) -> Vec<Subject> {
     };
     let mut all: Vec<Subject> = kinds.iter().map(|kind| small(*kind)).collect();
     if !quick && (contender.has_api || contender.is_qemu()) {
-        all.extend([1024, 4096].map(large));
+        all.extend([large(1024, FILL), large(4096, 3 * FILL)]);
     }
     all
 }

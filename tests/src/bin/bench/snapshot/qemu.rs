@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use granule_tests::client::send_with;
 use granule_tests::wait;
 use serde_json::{Value, json};
 
@@ -48,8 +49,22 @@ impl Qmp {
     }
 
     fn call(&mut self, command: &str, arguments: &Value) -> Result<Value, String> {
+        self.call_with(command, arguments, &[])
+    }
+
+    fn call_with(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<Value, String> {
         let order = json!({"execute": command, "arguments": arguments}).to_string();
-        self.stream.get_mut().write_all(order.as_bytes()).map_err(|e| format!("{command}: {e}"))?;
+        let sent = if fds.is_empty() {
+            self.stream.get_mut().write_all(order.as_bytes())
+        } else {
+            send_with(self.stream.get_ref(), order.as_bytes(), fds)
+        };
+        sent.map_err(|e| format!("{command}: {e}"))?;
         loop {
             let mut answer = self.line()?;
             if let Some(error) = answer.get("error") {
@@ -88,13 +103,13 @@ pub fn measure(
     let path = material.folder.file("stream");
     let file = File::create(&path).map_err(|e| format!("{path}: {e}"))?;
     let command = contender.start_with(material, Guest::Linux, &subject.cmdline(), subject.memory_mib);
-    inherit(&file)?;
     let mut qmp = Qmp::start(command, material)?;
     qmp.process.wait_filled()?;
+    qmp.call_with("getfd", &json!({"fdname": "stream"}), &[file.as_fd()])?;
     qmp.call("migrate-set-parameters", &json!({"max-bandwidth": UNLIMITED}))?;
     qmp.call("stop", &json!({}))?;
     let begun = Instant::now();
-    qmp.call("migrate", &json!({"uri": format!("fd:{}", file.as_raw_fd())}))?;
+    qmp.call("migrate", &json!({"uri": "fd:stream"}))?;
     qmp.ask_until("query-migrate", |answer| answer["status"] == "completed")?;
     figures.add("full", ms(begun, Instant::now()));
     drop(qmp);
