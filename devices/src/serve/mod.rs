@@ -36,7 +36,7 @@ use thiserror::Error;
 
 use crate::userfault::Late;
 
-pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER};
+pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER, UNASKED};
 pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};
 

@@ -22,6 +22,8 @@ pub const MAX_ORDER: usize = 4096;
 
 /// Bytes of an order's number.
 pub const NUMBER: usize = 4;
+/// The number of no order: of what a process says before any, when it cannot begin.
+pub const UNASKED: [u8; NUMBER] = [0; NUMBER];
 
 /// The order that every kind takes: to tell what it has counted, a line `NAME VALUE` each.
 pub const COUNTERS: &[u8] = b"counters";

@@ -105,6 +105,42 @@ fn numbers_out_of_range_are_refused_by_name() {
 }
 
 #[test]
+fn devices_that_cannot_be_had_are_refused_by_name() {
+    let monitor = Monitor::start();
+    let folder = Folder::new();
+    let image = |name: &str, length: u64| {
+        fs::File::create(folder.path().join(name)).unwrap().set_len(length).unwrap();
+        folder.file(name)
+    };
+    let (disk, empty, odd) = (image("disk", MIB), image("empty", 0), image("odd", 2 * MIB + 512));
+    let locked = image("locked", 2 * MIB);
+    let holder = fs::File::options().read(true).write(true).open(&locked).unwrap();
+    rustix::fs::fcntl_lock(&holder, rustix::fs::FlockOperation::NonBlockingLockExclusive).unwrap();
+    let raw = |path: &str| json!({"path": path, "image_type": "Raw"});
+    let named = json!({"path": disk, "image_type": "Raw", "id": "twice"});
+    let in_group = json!({"path": disk, "image_type": "Raw", "rate_limit_group": "none"});
+    for (key, value, field) in [
+        ("/disks", json!([raw(&folder.file("missing"))]), "disks[0].path"),
+        ("/disks", json!([raw(&empty)]), "disks[0].path"),
+        ("/disks", json!([raw(&locked)]), "disks[0].path"),
+        ("/disks", json!([raw(&disk), in_group]), "disks[1].rate_limit_group"),
+        ("/pmem", json!([{"file": folder.file("missing")}]), "pmem[0].file"),
+        ("/pmem", json!([{"file": empty}]), "pmem[0].file"),
+        ("/pmem", json!([{"file": locked}]), "pmem[0].file"),
+        ("/pmem", json!([{"file": odd}]), "pmem[0].file"),
+        ("/net", json!([{"tap": "lo"}]), "net[0].tap"),
+        ("/net", json!([{"fds": [77]}]), "net[0].fds"),
+        ("/vsock", json!({"cid": 2, "socket": folder.file("v.sock")}), "vsock.cid"),
+    ] {
+        println!("{key}: {value}");
+        cannot_boot(&monitor, &guest().set(key, value), field);
+    }
+    let twice = guest().set("/disks", json!([named.clone(), named]));
+    is_refused(&monitor.send("vm.create", &twice.body(&monitor)), 409, "disks[1].id");
+    still_works(monitor);
+}
+
+#[test]
 fn a_kernel_that_is_none_is_refused_by_name() {
     let monitor = Monitor::start();
     let folder = Folder::new();

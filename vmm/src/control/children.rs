@@ -137,6 +137,11 @@ impl Children {
         self.alive.iter().map(|(id, running)| (id.clone(), running.orders.clone())).collect()
     }
 
+    /// Why processes could not begin, of those that have said so.
+    pub fn last_words(&self) -> Vec<String> {
+        self.alive.values().flat_map(|running| running.orders.last_words()).take(16).collect()
+    }
+
     /// Our own binary, for what is started beside them.
     pub fn executable(&self) -> &Executable {
         &self.executable

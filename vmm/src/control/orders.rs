@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use granule_devices::serve::{MAX_ORDER, NUMBER};
+use granule_devices::serve::{MAX_ORDER, NUMBER, UNASKED};
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
     recv, sendmsg, socketpair,
@@ -69,6 +69,26 @@ impl Orders {
             None => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
         }
     }
+
+    /// Why the process could not begin, if it has said so: the outermost cause first.
+    pub fn last_words(&self) -> Vec<String> {
+        let Ok(line) = self.0.try_lock() else { return Vec::new() };
+        let mut words = vec![0; NUMBER + MAX_ORDER + 1];
+        // Only looked at: it may be the answer to an order.
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let length = recv(line.socket.get_ref(), &mut *words, flags).map_or(0, |(length, _)| length);
+        match words[..length].split_first_chunk::<NUMBER>() {
+            Some((&UNASKED, [_, text @ ..])) => causes(text),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Lines of text, and no more than fit an answer to a client.
+fn causes(text: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(text);
+    let lines = text.lines().filter(|line| !line.is_empty()).take(8);
+    lines.map(|line| line.chars().filter(|letter| !letter.is_control()).take(512).collect()).collect()
 }
 
 fn send(
@@ -108,6 +128,19 @@ async fn receive(socket: &AsyncFd<OwnedFd>, number: [u8; NUMBER]) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_process_that_cannot_begin_says_why_before_it_goes() {
+        let (orders, process) = Orders::pair().unwrap();
+        assert!(orders.last_words().is_empty());
+        let say = |text: &[u8]| rustix::net::send(&process, text, SendFlags::empty()).unwrap();
+        say(b"\0\0\0\0\x01no room\n\x1b[2Jin memory\n");
+        drop(process);
+        assert_eq!(orders.last_words(), ["no room", "[2Jin memory"]);
+        let (orders, process) = Orders::pair().unwrap();
+        rustix::net::send(&process, b"\x01\0\0\0\0answer", SendFlags::empty()).unwrap();
+        assert!(orders.last_words().is_empty(), "that was asked for");
+    }
 
     #[tokio::test(flavor = "current_thread")]
     async fn an_answer_that_comes_too_late_is_not_the_next_orders() {

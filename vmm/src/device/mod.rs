@@ -26,9 +26,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use granule_devices::serve::{Endpoint, Entry, ServeError};
+use granule_devices::serve::{Endpoint, Entry, MAX_ORDER, ServeError, UNASKED};
 use granule_devices::userfault::Late;
 use granule_jail::{DeviceKind, JailKind, SeccompMode};
+use rustix::net::SendFlags;
 
 /// What to serve, and where.
 #[derive(Debug, clap::Args)]
@@ -165,6 +166,21 @@ pub fn run(args: DeviceArgs) -> Result<ExitCode, DeviceError> {
 type JailError = Box<dyn Error + Send + Sync>;
 
 impl Common {
+    /// Tells whoever started us why there will be no device, before any order is given.
+    fn tell(&self, error: &DeviceError) {
+        let Some(orders) = self.orders_fd.and_then(|number| take(number).ok()) else { return };
+        let mut text = Vec::new();
+        let mut next: Option<&dyn Error> = Some(error);
+        while let Some(cause) = next {
+            text.extend(format!("{cause}\n").into_bytes());
+            next = cause.source();
+        }
+        text.truncate(MAX_ORDER);
+        let message = [&UNASKED[..], &[1], &text].concat();
+        // Nobody may be there to hear; the log has it, too.
+        let _ = rustix::net::send(&orders, &message, SendFlags::NOSIGNAL);
+    }
+
     /// Serves by `serve`, which is handed the way in.
     fn serve(
         self,

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use granule_devices::pmem::{self, CacheFile, Medium, WriteBack};
+use granule_devices::pmem::{self, CacheFile, Held, Medium, WriteBack};
 use granule_jail::DeviceKind;
 
 use super::{Common, DeviceError, take};
@@ -45,37 +45,40 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode, DeviceError> {
-    let image = match (args.image_fd, args.image) {
+    // What is held keeps the image in the cache for as long as this process lives.
+    let (medium, held) = medium(&args).inspect_err(|error| args.common.tell(error))?;
+    let size = args.size;
+    let served = args.common.serve(DeviceKind::Pmem, |entry| pmem::run(entry, medium, size));
+    drop(held);
+    served
+}
+
+fn medium(args: &Args) -> Result<(Medium, Option<Held>), DeviceError> {
+    let image = match (args.image_fd, &args.image) {
         (Some(number), _) => File::from(take(number)?),
         (None, path) => {
-            let path = path.unwrap_or_default();
+            let path = path.clone().unwrap_or_default();
             let opened = OpenOptions::new().read(true).write(!args.readonly).open(&path);
             opened.map_err(|source| DeviceError::Open { flag: "--image", path, source })?
         }
     };
     let size = args.size;
     let file = |number: RawFd| take(number).map(File::from);
-    // Keeps the image in the cache for as long as this process lives.
-    let mut held = None;
-    let medium = match (args.cache_fd, args.memory_fd) {
+    Ok(match (args.cache_fd, args.memory_fd) {
         (Some(reader), _) => {
             let writer = args.cache_writer_fd.map(file).transpose()?;
             let cached = CacheFile { reader: file(reader)?, writer };
-            held = Some(cached.hold(&image, size).map_err(DeviceError::Load)?);
-            Medium::None
+            (Medium::None, Some(cached.hold(&image, size).map_err(DeviceError::Load)?))
         }
         (None, Some(memory)) => {
             let memory = file(memory)?;
             pmem::load(&image, &memory, size).map_err(DeviceError::Load)?;
             match args.write_back {
-                true => Medium::Copied(WriteBack::new(image, memory, size, args.from_snapshot)),
-                false => Medium::None,
+                true => (Medium::Copied(WriteBack::new(image, memory, size, args.from_snapshot)), None),
+                false => (Medium::None, None),
             }
         }
-        (None, None) if args.readonly => Medium::None,
-        (None, None) => Medium::Mapped(image),
-    };
-    let served = args.common.serve(DeviceKind::Pmem, |entry| pmem::run(entry, medium, size));
-    drop(held);
-    served
+        (None, None) if args.readonly => (Medium::None, None),
+        (None, None) => (Medium::Mapped(image), None),
+    })
 }

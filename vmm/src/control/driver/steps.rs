@@ -297,7 +297,9 @@ impl Driver {
                     self.events.tell("vm", "booted");
                 }
             }
-            (Step::Boot, Err(failure)) => {
+            (Step::Boot, Err(mut failure)) => {
+                // The machine knows only that a process is gone.
+                failure.causes.extend(self.children.last_words());
                 self.serial_in_boot = None;
                 (self.console_in_boot, self.watchdog_in_boot) = (None, None);
                 self.children.end_all();
@@ -319,7 +321,8 @@ impl Driver {
                 self.forget_memory();
             }
             (Step::Add, Ok(Outcome::Added(report))) => self.on_added(*report, plan)?,
-            (Step::Add, Err(failure)) => {
+            (Step::Add, Err(mut failure)) => {
+                failure.causes.extend(self.children.last_words());
                 self.abandon(plan);
                 return Err(from_failure(step.failure(), &failure));
             }
