@@ -25,6 +25,7 @@ pub mod modules;
 pub mod monitor;
 pub mod pattern;
 pub mod processes;
+pub mod relay;
 pub mod server;
 pub mod session;
 pub mod tags;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use granule_tests::client::Client;
 use granule_tests::folder::Folder;
 use granule_tests::monitor::Monitor;
+use granule_tests::relay;
 use granule_tests::server::Server;
 use granule_tests::session::Session;
 use granule_tests::tree;
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use crate::disks::Images;
 use crate::serial::talk;
+use crate::snapshot::url;
 use crate::{guest, net};
 
 /// A share as Kata Containers asks for it, on the second segment.
@@ -147,8 +149,10 @@ fn a_server_that_never_answers_holds_up_nobody_but_the_boot() {
 #[test]
 fn our_own_processes_serve_as_a_generic_device_as_a_disk_and_as_an_interface() {
     let (place, images) = (Folder::new(), Images::new());
-    let [socket, disk_socket, net_socket] = ["rng.sock", "blk.sock", "net.sock"].map(|name| place.file(name));
-    let _server = Server::granule_device(&["rng"], &socket);
+    let [rng_socket, socket, disk_socket, net_socket] =
+        ["rng.sock", "relay.sock", "blk.sock", "net.sock"].map(|name| place.file(name));
+    let _server = Server::granule_device(&["rng"], &rng_socket);
+    relay::hide(relay::DEVICE_STATE, &rng_socket, &socket);
     let image = images.filled("image", 1, 4 * MIB);
     let _disk = Server::granule_device(&["blk", "--image", &image], &disk_socket);
     let device = json!([{"device_type": 4, "queue_sizes": [256], "socket": socket, "id": "mine"}]);
@@ -177,5 +181,24 @@ fn our_own_processes_serve_as_a_generic_device_as_a_disk_and_as_an_interface() {
         events.into_iter().find(|e| e.event == "activated" && e.properties["id"] == "mine")
     };
     assert!(wait::until(wait::LONG, activated).is_some(), "{:?}", vm.monitor.events().all());
+    // One that cannot tell what it remembers is in the way of a snapshot, and of nothing else.
+    for live in [true, false] {
+        if !live {
+            vm.monitor.must("vm.pause");
+        }
+        let (before, store) = (vm.monitor.info(), Folder::new());
+        let body = json!({"destination_url": url(&store.file("one")), "live": live});
+        let refused = vm.monitor.send("vm.snapshot", &body);
+        assert_eq!(refused.code, 400, "{refused:?}");
+        for word in ["\\\"mine\\\"", "cannot save its state", "remove the device first"] {
+            assert!(refused.body.contains(word), "{word}: {refused:?}");
+        }
+        assert_eq!(fs::read_dir(store.path()).unwrap().count(), 0, "something half is left");
+        let after = vm.monitor.info();
+        assert_eq!((&after["state"], &after["config"]), (&before["state"], &before["config"]));
+    }
+    vm.monitor.must("vm.resume");
+    net::echoes(9, 1, MIB);
+    assert_eq!(session.check(&format!("disk:read:vda:2:0:{MIB}"))["wrong"], 0);
     vm.monitor.shutdown();
 }

@@ -64,9 +64,10 @@ fn mover(monitor: &Monitor) -> Option<Process> {
 
 #[test]
 fn two_clones_run_before_their_memory_is_there_and_no_tag_is_wrong() {
+    // Each vCPU has one who keeps tags, data and vectors.
     let images = Images::new();
     let image = with(disk(&images.filled("image", 7, 4 * MIB)), &json!({"readonly": true}));
-    let (vm, _session) = keeping(&guest().vcpus(2).mte(true).set("/disks", vec![image]), 2);
+    let (vm, _session) = keeping(&guest().vcpus(4).mte(true).set("/disks", vec![image]), 4);
     vm.monitor.must("vm.pause");
     let store = Folder::new();
     let path = store.file("one");

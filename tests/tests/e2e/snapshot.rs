@@ -200,6 +200,12 @@ fn a_guest_without_tags_is_saved_and_restored() {
     snapshot(&vm.monitor, &path);
     vm.monitor.must("vm.delete");
     assert!(!Path::new(&path).join("tags").exists());
+    edit_config(&path, |config| config["cpus"]["features"]["mte"] = true.into());
+    let tagged = vm.monitor.send("vm.restore", &json!({"source_url": url(&path)}));
+    assert_eq!(tagged.code, 400, "{tagged:?}");
+    assert!(tagged.body.contains("without memory tagging, and the configuration has it on"), "{tagged:?}");
+    assert_eq!(vm.monitor.get("vm.info").code, 404);
+    edit_config(&path, |config| config["cpus"]["features"]["mte"] = false.into());
     let (vm, mut session) = restore(vm.monitor, &path, true);
     let cpus = session.check("cpus");
     assert_eq!(cpus["warnings"], json!([]), "{cpus}");

@@ -45,6 +45,12 @@ const REFUSALS: &[Refusal] = &[
         "SEV-SNP guests are for x86 only",
     ),
     refusal("tpm", |vm| vm.tpm.is_some(), "a TPM is not supported"),
+    refusal(
+        "memory.zones[].file",
+        |vm| vm.memory.zones.iter().any(|zone| zone.file.is_some()),
+        "guest memory in a file of the client's (a template) is not supported: the kernel keeps no tags for pages of files, \
+         and a snapshot of granule's has memory and tags in it; restore that with memory_restore_mode: OnDemand to start as quickly",
+    ),
     refusal("memory.zones", |vm| !vm.memory.zones.is_empty(), "memory zones are not supported yet"),
     refusal("memory.hugepages", |vm| vm.memory.hugepages, "hugetlbfs memory is not supported yet"),
     refusal(

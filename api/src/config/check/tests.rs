@@ -123,6 +123,7 @@ fn what_is_not_built_is_refused_by_name_unless_its_list_is_empty() {
         ("iommu", r#""iommu":true"#),
         ("platform.tdx", r#""platform":{"tdx":true}"#),
         ("memory.hugepages", r#""memory":{"size":4096,"hugepages":true}"#),
+        ("memory.zones[].file", r#""memory":{"size":0,"zones":[{"id":"a","size":4096,"file":"/a"}]}"#),
         ("memory.zones", r#""memory":{"size":0,"zones":[{"id":"a","size":4096}]}"#),
     ] {
         assert!(refusal(&with(member)).starts_with(&format!("{field}: ")), "{}", refusal(&with(member)));
