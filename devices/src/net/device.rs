@@ -6,11 +6,11 @@ use rustix::event::PollFlags;
 use tracing::debug;
 use virtio_queue::QueueT;
 
-use super::batch::{Batch, wants_interrupt};
+use super::batch::Batch;
 use super::spec::{
     CTRL_ERROR, CTRL_MQ_PAIRS, CTRL_OFFLOADS, CTRL_OK, DEFAULT_MTU, F_CTRL_GUEST_OFFLOADS, F_CTRL_VQ, F_MAC,
-    F_MQ, F_MRG_RXBUF, F_MTU, F_STATUS, FRAME, GUEST_LARGE, GUEST_OFFLOADS, HEADER_SIZE, LINK_UP,
-    MAX_COMMAND, MAX_PACKET, MAX_PACKETS, NUM_BUFFERS,
+    F_MQ, F_MRG_RXBUF, F_MTU, F_STATUS, GUEST_OFFLOADS, HEADER_SIZE, LINK_UP, MAX_COMMAND, MAX_PACKET,
+    MAX_PACKETS, NUM_BUFFERS,
 };
 use super::state::{Memory as Remembered, Settings, Taps, tap_offloads};
 use super::sys;
@@ -92,15 +92,6 @@ impl NetDevice {
         tap % usize::from(self.remembered.pairs.max(1))
     }
 
-    /// The longest packet that is to be expected, with its header. What the tap has is known to the tap alone; one that is
-    /// longer than a buffer would be cut off, and a guest that does not merge buffers can have nothing longer anyway.
-    fn largest(&self) -> usize {
-        if self.accepted(F_MRG_RXBUF) || self.remembered.offloads & GUEST_LARGE != 0 {
-            return MAX_PACKET;
-        }
-        usize::from(self.settings.mtu.unwrap_or(DEFAULT_MTU)) + FRAME + HEADER_SIZE
-    }
-
     fn set_offloads(&mut self, offloads: u64) {
         self.remembered.offloads = offloads;
         for tap in &self.taps {
@@ -117,16 +108,12 @@ impl NetDevice {
         memory: &Memory,
     ) -> Result<Progress, RingFault> {
         self.starved[pair] = false;
-        let before = ring.get_queue().next_used();
-        let mut batch = Batch::new(memory);
+        let mut batch = Batch::new(ring, memory)?;
         let received = self.receive(pair, ring, &mut batch);
-        batch.put_back(ring);
         if received.is_err() {
             self.starved[pair] = true;
         }
-        if wants_interrupt(ring, memory, before)? {
-            ring.signal_used_queue().map_err(RingFault::Call)?;
-        }
+        batch.end(ring)?;
         received
     }
 
@@ -137,7 +124,6 @@ impl NetDevice {
         batch: &mut Batch<'_>,
     ) -> Result<Progress, RingFault> {
         let merges = self.accepted(F_MRG_RXBUF);
-        let largest = self.largest();
         let most = if merges { usize::from(ring.get_queue().size()) } else { 1 };
         let taps: Vec<usize> = (0..self.taps.len()).filter(|tap| self.pair_of(*tap) == pair).collect();
         let mut announced = false;
@@ -149,10 +135,13 @@ impl NetDevice {
                 return Ok(Progress::Idle);
             };
             let position = ring.get_queue().next_avail();
-            batch.fill(ring, largest, most)?;
+            batch.fill(ring, self.taps[tap].expected(), most)?;
+            let read = if batch.is_empty() {
+                Read::Parked
+            } else {
+                self.taps[tap].next_packet(ring, batch, most)?
+            };
             let moved = ring.get_queue().next_avail() != position;
-            let read =
-                if batch.is_empty() { Read::Parked } else { self.taps[tap].next_packet(batch, largest) };
             match read {
                 Read::Packet(count) => self.pass_on(tap, count, ring, batch)?,
                 Read::Nothing => {}

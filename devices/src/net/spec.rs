@@ -21,8 +21,6 @@ pub(super) const F_MQ: u64 = 1 << 22;
 
 /// What a guest may be spared when it receives; the bits are those of `VIRTIO_NET_CTRL_GUEST_OFFLOADS_SET` too.
 pub(super) const GUEST_OFFLOADS: u64 = F_GUEST_CSUM | F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_ECN | F_GUEST_UFO;
-/// Those of them that make packets larger than the link's.
-pub(super) const GUEST_LARGE: u64 = F_GUEST_TSO4 | F_GUEST_TSO6 | F_GUEST_UFO;
 
 /// Bytes of configuration: address, status, pairs, MTU (§5.1.4).
 pub const CONFIG_SIZE: usize = 12;
@@ -35,8 +33,6 @@ pub const HEADER_SIZE: usize = 12;
 pub(super) const NUM_BUFFERS: usize = 10;
 /// The longest packet of a tap: 64 KiB of IP in an Ethernet frame with a VLAN tag, and the header.
 pub(super) const MAX_PACKET: usize = 65_535 + 18 + HEADER_SIZE;
-/// Bytes of a frame beyond the MTU: Ethernet header and VLAN tag.
-pub(super) const FRAME: usize = 18;
 /// The MTU of a tap that was given none.
 pub(super) const DEFAULT_MTU: u16 = 1500;
 

@@ -4,8 +4,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::batch::Batch;
-use super::spec::MAX_PACKET;
-use crate::serve::Vectors;
+use super::spec::{HEADER_SIZE, MAX_PACKET};
+use crate::serve::{Ring, RingFault, Vectors};
 
 /// A tap. A packet is read from it once and for all: one for which the guest has no room waits here.
 #[derive(Debug)]
@@ -17,6 +17,10 @@ pub(super) struct Tap {
     pub full: bool,
     /// A packet that has been read, and waits for room or for its time.
     pub parked: Option<Vec<u8>>,
+    /// Where the end of a packet goes for which too little room was expected to be needed.
+    beyond: Vec<u8>,
+    /// Bytes of the last packet.
+    last: usize,
 }
 
 /// What has been read into a batch.
@@ -32,7 +36,14 @@ pub(super) enum Read {
 
 impl Tap {
     pub fn new(file: OwnedFd) -> Self {
-        Self { file, readable: false, full: false, parked: None }
+        Self {
+            file,
+            readable: false,
+            full: false,
+            parked: None,
+            beyond: vec![0; MAX_PACKET],
+            last: HEADER_SIZE,
+        }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -44,50 +55,53 @@ impl Tap {
         self.readable || self.parked.is_some()
     }
 
-    /// Reads a packet straight into a batch that has room for any.
-    fn read_straight(&mut self, batch: &Batch<'_>) -> Read {
-        match batch.room.read_from(self.file.as_fd()) {
-            Ok(count) if count > 0 => Read::Packet(count),
-            _ => self.nothing(),
-        }
+    /// How many bytes the next packet is expected to have: as many as the last one had, or the one that waits.
+    ///
+    /// Room for the longest would be some forty buffers of Linux, taken and put back for each acknowledgement.
+    pub fn expected(&self) -> usize {
+        self.parked.as_ref().map_or(self.last, Vec::len)
     }
 
-    /// Reads a packet by way of a buffer of our own, since it may be longer than the batch has room for.
-    fn read_aside(&mut self) -> Read {
-        let mut packet = vec![0; MAX_PACKET];
-        match rustix::io::retry_on_intr(|| rustix::io::read(&self.file, &mut packet[..])) {
-            Ok(count) if count > 0 => {
-                packet.truncate(count);
-                self.parked = Some(packet);
-                Read::Parked
+    /// The next packet, into `batch`, which may grow for it to `most` chains.
+    pub fn next_packet(
+        &mut self,
+        ring: &mut Ring,
+        batch: &mut Batch<'_>,
+        most: usize,
+    ) -> Result<Read, RingFault> {
+        if let Some(packet) = &self.parked {
+            if batch.room.len() < packet.len() {
+                return Ok(Read::Parked);
             }
-            _ => self.nothing(),
+            let count = batch.room.copy_from(packet);
+            self.parked = None;
+            return Ok(Read::Packet(count));
         }
-    }
-
-    /// Neither packets nor an error are there for good: the next look tells.
-    fn nothing(&mut self) -> Read {
-        self.readable = false;
-        Read::Nothing
-    }
-
-    /// The next packet, into `batch` if it has room; `largest` is the longest that is to be expected.
-    pub fn next_packet(&mut self, batch: &Batch<'_>, largest: usize) -> Read {
-        if self.parked.is_none() {
-            let read =
-                if batch.room.len() >= largest { self.read_straight(batch) } else { self.read_aside() };
-            if read != Read::Parked {
-                return read;
+        let count = match batch.room.read_with(&mut self.beyond, self.file.as_fd()) {
+            Ok(count) if count > 0 => count,
+            // Neither packets nor an error are there for good: the next look tells.
+            _ => {
+                self.readable = false;
+                return Ok(Read::Nothing);
             }
+        };
+        self.last = count;
+        let straight = batch.room.len();
+        if count <= straight {
+            return Ok(Read::Packet(count));
         }
-        match &self.parked {
-            Some(packet) if batch.room.len() >= packet.len() => {
-                let count = batch.room.copy_from(packet);
-                self.parked = None;
-                Read::Packet(count)
-            }
-            _ => Read::Parked,
+        batch.fill(ring, count, most)?;
+        let beyond = &self.beyond[..count - straight];
+        if batch.room.len() < count {
+            let mut packet = vec![0; count];
+            let (front, rest) = packet.split_at_mut(straight);
+            batch.room.copy_to(front);
+            rest.copy_from_slice(beyond);
+            self.parked = Some(packet);
+            return Ok(Read::Parked);
         }
+        batch.room.after(straight).copy_from(beyond);
+        Ok(Read::Packet(count))
     }
 
     /// Takes a packet that was read back out of `room`.

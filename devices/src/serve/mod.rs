@@ -16,6 +16,7 @@
 
 mod handler;
 mod inflight;
+mod intake;
 mod memory;
 mod orders;
 mod queue;
@@ -36,6 +37,7 @@ use thiserror::Error;
 
 use crate::userfault::Late;
 
+pub use intake::{Intake, Taken};
 pub use orders::{COUNTERS, Counters, MAX_ORDER, NUMBER, UNASKED};
 pub use vectors::{BadChain, Vectors};
 pub use watch::{Wake, Watch};

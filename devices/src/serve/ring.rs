@@ -98,13 +98,18 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Gives the chain at `head` back to the driver, with so many bytes written.
-    pub fn add_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+    /// Counts a chain that is given back with so many bytes written.
+    pub(super) fn count_used(&mut self, written: u32) {
         if let Some(tally) = &mut self.tally {
             tally.requests += 1;
             tally.to_guest = tally.to_guest.wrapping_add(written.into());
             tally.from_guest = tally.from_guest.wrapping_add(std::mem::take(&mut self.readable));
         }
+    }
+
+    /// Gives the chain at `head` back to the driver, with so many bytes written.
+    pub fn add_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.count_used(written);
         let Some(area) = &mut self.in_flight else { return self.state.add_used(head, written) };
         area.finish(head);
         self.state.add_used(head, written)?;
@@ -176,7 +181,8 @@ pub fn serve_while(
     budget: usize,
     mut serve_one: impl FnMut(Chain<'_>) -> Option<u32>,
 ) -> Result<Progress, RingFault> {
-    serve_rounds(ring, budget, |ring, left| {
+    let mut total = 0;
+    let progress = serve_rounds(ring, budget, |ring, left| {
         let mut served = 0;
         while served < left {
             let queue = ring.get_queue_mut();
@@ -191,9 +197,14 @@ pub fn serve_while(
             };
             ring.add_used(head, written)?;
             served += 1;
+            total += 1;
         }
         Ok(Round { served, waits: false })
-    })
+    })?;
+    if total > 0 && ring.needs_notification()? {
+        ring.signal_used_queue().map_err(RingFault::Call)?;
+    }
+    Ok(progress)
 }
 
 /// What one look through the available ring has come to.
@@ -206,7 +217,7 @@ pub struct Round {
 }
 
 /// As [`serve_while`], for a device that takes several chains at a time: `round` uses as many as there are and it can, up to the
-/// number that it is given or a few more.
+/// number that it is given or a few more. Interrupting the guest is left to the caller.
 pub fn serve_rounds(
     ring: &mut Ring,
     budget: usize,
@@ -215,14 +226,14 @@ pub fn serve_rounds(
     let mut total = 0;
     // The ring has said that there is something since it was last looked through.
     let mut announced = false;
-    let progress = loop {
+    loop {
         let Round { served, waits } = round(ring, budget - total)?;
         total += served;
         if total >= budget {
-            break Progress::More;
+            return Ok(Progress::More);
         }
         if waits {
-            break Progress::Idle;
+            return Ok(Progress::Idle);
         }
         if announced && served == 0 {
             // Something is available, and yet there was no chain.
@@ -231,11 +242,7 @@ pub fn serve_rounds(
         // What the guest makes available after the last look is seen here.
         announced = ring.enable_notification()?;
         if !announced {
-            break Progress::Idle;
+            return Ok(Progress::Idle);
         }
-    };
-    if total > 0 && ring.needs_notification()? {
-        ring.signal_used_queue().map_err(RingFault::Call)?;
     }
-    Ok(progress)
 }

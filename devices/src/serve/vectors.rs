@@ -50,8 +50,17 @@ impl<'m> Vectors<'m> {
 
     /// Appends what the device may write of `chain`, and returns how many bytes that is. A bad chain appends nothing.
     pub fn append_writable(&mut self, chain: Chain<'m>, memory: &'m Memory) -> Result<usize, BadChain> {
+        self.append(memory, chain.writable())
+    }
+
+    /// Appends buffers, and returns how many bytes that is. With one that is bad it appends nothing.
+    pub(super) fn append(
+        &mut self,
+        memory: &'m Memory,
+        mut buffers: impl Iterator<Item = Descriptor>,
+    ) -> Result<usize, BadChain> {
         let (pieces, before) = (self.list.len(), self.length);
-        let appended = chain.writable().try_for_each(|descriptor| self.push(memory, &descriptor));
+        let appended = buffers.try_for_each(|descriptor| self.push(memory, &descriptor));
         if let Err(bad) = appended {
             self.list.truncate(pieces);
             self.length = before;
@@ -61,15 +70,23 @@ impl<'m> Vectors<'m> {
     }
 
     fn push(&mut self, memory: &'m Memory, descriptor: &Descriptor) -> Result<(), BadChain> {
-        for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
-            let slice = slice.map_err(|_| BadChain::Outside)?;
-            if self.list.len() == MAX_PIECES {
-                return Err(BadChain::Pieces);
-            }
-            let iov_base = slice.ptr_guard_mut().as_ptr().cast();
-            self.list.push(libc::iovec { iov_base, iov_len: slice.len() });
-            self.length += slice.len();
+        // Nearly all are in one region, which is found faster than the pieces of any.
+        if let Ok(slice) = memory.get_slice(descriptor.addr(), descriptor.len() as usize) {
+            return if slice.is_empty() { Ok(()) } else { self.push_slice(&slice) };
         }
+        for slice in memory.get_slices(descriptor.addr(), descriptor.len() as usize) {
+            self.push_slice(&slice.map_err(|_| BadChain::Outside)?)?;
+        }
+        Ok(())
+    }
+
+    fn push_slice(&mut self, slice: &VolatileSlice<'m>) -> Result<(), BadChain> {
+        if self.list.len() == MAX_PIECES {
+            return Err(BadChain::Pieces);
+        }
+        let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+        self.list.push(libc::iovec { iov_base, iov_len: slice.len() });
+        self.length += slice.len();
         Ok(())
     }
 
@@ -110,8 +127,49 @@ impl<'m> Vectors<'m> {
 
     /// Cuts the first `count` bytes off, and throws them away.
     pub fn skip(&mut self, count: usize) {
-        let rest = self.split_off(count);
-        *self = rest;
+        let mut left = count.min(self.length);
+        self.length -= left;
+        let whole = self.list.iter().take_while(|piece| {
+            let all = piece.iov_len <= left;
+            left -= if all { piece.iov_len } else { 0 };
+            all
+        });
+        let whole = whole.count();
+        self.list.drain(..whole);
+        if let Some(piece) = self.list.first_mut() {
+            piece.iov_base = piece.iov_base.wrapping_byte_add(left);
+            piece.iov_len -= left;
+        }
+    }
+
+    /// Moves all of it, the first `count` bytes behind `front` and the rest behind `rest`; false, and nothing is moved, if the
+    /// kernel would not take so many.
+    pub fn deal(&mut self, count: usize, front: &mut Self, rest: &mut Self) -> bool {
+        let most = front.list.len().max(rest.list.len()) + self.list.len() + 1;
+        if most > MAX_PIECES {
+            return false;
+        }
+        let mut left = count.min(self.length);
+        (front.length, rest.length) = (front.length + left, rest.length + self.length - left);
+        for piece in self.list.drain(..) {
+            let here = left.min(piece.iov_len);
+            left -= here;
+            if here > 0 {
+                front.list.push(libc::iovec { iov_len: here, ..piece });
+            }
+            if here < piece.iov_len {
+                let iov_base = piece.iov_base.wrapping_byte_add(here);
+                rest.list.push(libc::iovec { iov_base, iov_len: piece.iov_len - here });
+            }
+        }
+        self.length = 0;
+        true
+    }
+
+    /// Forgets all of it.
+    pub fn clear(&mut self) {
+        self.list.clear();
+        self.length = 0;
     }
 
     /// Cuts off what is behind the first `count` bytes, and throws it away.
@@ -129,16 +187,6 @@ impl<'m> Vectors<'m> {
     /// What is behind the first `count` bytes, all of it left alone.
     pub fn after(&self, count: usize) -> Self {
         Self { list: self.list.clone(), ..*self }.split_off(count)
-    }
-
-    /// Appends other pieces; not if the kernel would not take so many.
-    pub fn append(&mut self, mut other: Self) -> bool {
-        let fits = self.list.len() + other.list.len() <= MAX_PIECES;
-        if fits {
-            self.list.append(&mut other.list);
-            self.length += other.length;
-        }
-        fits
     }
 
     /// Copies the first bytes out, and returns how many: as many as there are, or as `bytes` has room for.
@@ -171,9 +219,21 @@ impl<'m> Vectors<'m> {
 
     /// Fills memory from `file`, by one call of `readv(2)`.
     pub fn read_from(&self, file: BorrowedFd<'_>) -> io::Result<usize> {
-        // SAFETY: each piece is mapped guest memory, which the kernel may write as any device may; there are at most
-        // MAX_PIECES of them.
+        // SAFETY: each piece is mapped guest memory, which the kernel may write as any device may, or what `read_with` has
+        // borrowed; there are at most MAX_PIECES of them.
         retry(|| unsafe { libc::readv(file.as_raw_fd(), self.list.as_ptr(), self.list.len() as libc::c_int) })
+    }
+
+    /// As [`Self::read_from`]; what there is no room for goes to `beyond`.
+    pub fn read_with(&mut self, beyond: &mut [u8], file: BorrowedFd<'_>) -> io::Result<usize> {
+        if self.list.len() == MAX_PIECES {
+            return self.read_from(file);
+        }
+        self.list.push(libc::iovec { iov_base: beyond.as_mut_ptr().cast(), iov_len: beyond.len() });
+        // `beyond` is borrowed until the piece is gone again.
+        let read = self.read_from(file);
+        self.list.pop();
+        read
     }
 
     /// Writes memory to `file`, by one call of `writev(2)`.
@@ -236,6 +296,27 @@ mod tests {
             assert_eq!([&first[..cut], &second[..12 - cut]].concat(), b"abcdefghijkl", "cut at {cut}");
             rest.skip(100);
             assert!(rest.is_empty());
+        }
+    }
+
+    #[test]
+    fn pieces_are_dealt_and_skipped_anywhere() {
+        let memory = memory();
+        for cut in 0..=12 {
+            let pieces = [(START, 4), (START + 0xffe, 5), (START + 0x800, 3)];
+            let mut all = vectors(&memory, &pieces).unwrap();
+            all.copy_from(b"abcdefghijkl");
+            let mut skipped = vectors(&memory, &pieces).unwrap();
+            skipped.skip(cut);
+            let (mut front, mut rest) = (Vectors::default(), Vectors::default());
+            assert!(all.deal(cut, &mut front, &mut rest));
+            assert_eq!((all.len(), front.len(), rest.len(), skipped.len()), (0, cut, 12 - cut, 12 - cut));
+            let (mut first, mut second, mut third) = ([0; 12], [0; 12], [0; 12]);
+            front.copy_to(&mut first);
+            rest.copy_to(&mut second);
+            skipped.copy_to(&mut third);
+            assert_eq!([&first[..cut], &second[..12 - cut]].concat(), b"abcdefghijkl", "cut at {cut}");
+            assert_eq!(second, third, "cut at {cut}");
         }
     }
 

@@ -20,7 +20,7 @@ use super::spec::{
 use super::state::{GuestCid, HostSide};
 use super::table::Table;
 use crate::serve::{
-    Chain, Device, Memory, Progress, Ring, RingFault, Round, Vectors, Wake, Watch, serve_chains,
+    Chain, Device, Intake, Memory, Progress, Ring, RingFault, Round, Vectors, Wake, Watch, serve_chains,
     serve_rounds, serve_while,
 };
 use crate::virtio::spec::{F_EVENT_IDX, F_INDIRECT_DESC, F_VERSION_1};
@@ -108,20 +108,25 @@ impl VsockDevice {
 
     /// Gives the guest what there is for it, as far as it has room, several chains at a time.
     fn give(&mut self, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
-        serve_rounds(ring, MAX_PACKETS, |ring, left| {
+        let mut intake = Intake::new(ring, memory)?;
+        let progress = serve_rounds(ring, MAX_PACKETS, |ring, left| {
             let mut served = 0;
             while served < left && self.table.has_news() {
                 let most = if self.table.flows() { MAX_BATCH } else { 1 };
-                let batch = Batch::take(ring, memory, most)?;
+                let batch = Batch::take(ring, &mut intake, most)?;
                 served += batch.refused;
                 if batch.is_empty() {
                     break;
                 }
                 let packet = self.table.next_packet(&batch.room);
-                served += batch.give(ring, packet, self.cid)?;
+                served += batch.give(ring, &intake, packet, self.cid)?;
             }
             Ok(Round { served, waits: !self.table.has_news() })
-        })
+        })?;
+        if intake.wants_interrupt(ring)? {
+            ring.signal_used_queue().map_err(RingFault::Call)?;
+        }
+        Ok(progress)
     }
 
     fn take(&mut self, chain: Chain<'_>, memory: &Memory) {

@@ -157,10 +157,11 @@ impl Contender {
     }
 
     /// How it is started with the guest of `bench io` and its devices.
-    pub fn io_command(&self, io: &IoMaterial, rounds: usize) -> Command {
+    pub fn io_command(&self, io: &IoMaterial, rounds: usize, rows: &str) -> Command {
         let (disk, socket) = (io.material.folder.file("disk"), io.socket());
-        let mut command =
-            self.start(&io.material, Guest::Linux, &format!("console=ttyAMA0 quiet panic=-1 -- io={rounds}"));
+        let rows = if rows.is_empty() { String::new() } else { format!(" rows={rows}") };
+        let cmdline = format!("console=ttyAMA0 quiet panic=-1 -- io={rounds}{rows}");
+        let mut command = self.start(&io.material, Guest::Linux, &cmdline);
         match &self.kind {
             Kind::Granule { .. } => {
                 command.args(["--disk", &format!("path={disk},image_type=raw")]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench boot     [--runs N] [--json FILE] [--only TEXT] [--quick]
-//! bench io       [--runs N] [--json FILE] [--only TEXT]
+//! bench io       [--runs N] [--json FILE] [--only TEXT] [--rows WORD]
 //! bench snapshot [--runs N] [--json FILE] [--only TEXT] [--quick]
 //! ```
 //! [`io`] measures throughput, [`snapshot`] snapshots and restores. For `boot` two guests are booted. *linux* is the Debian kernel with this very program as its `/init`: it says so on the console
@@ -27,7 +27,8 @@ use std::process::ExitCode;
 use contender::{Contender, Guest, Material};
 use report::{Entry, Report};
 
-const USAGE: &str = "usage: bench boot|io|snapshot [--runs N] [--json FILE] [--only TEXT] [--quick]";
+const USAGE: &str =
+    "usage: bench boot|io|snapshot [--runs N] [--json FILE] [--only TEXT] [--rows WORD] [--quick]";
 
 /// What was typed.
 struct Options {
@@ -36,6 +37,8 @@ struct Options {
     json: Option<PathBuf>,
     /// Contenders whose name holds this.
     only: String,
+    /// Rows of `io` whose name holds this.
+    rows: String,
     /// The stub alone; of snapshots, one small guest.
     quick: bool,
 }
@@ -44,7 +47,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if std::process::id() == 1 {
         if let Some(rounds) = arguments.iter().find_map(|word| word.strip_prefix("io=")) {
-            io::guest::live(rounds.parse().unwrap_or(1));
+            let rows = arguments.iter().find_map(|word| word.strip_prefix("rows="));
+            io::guest::live(rounds.parse().unwrap_or(1), rows.unwrap_or_default());
         }
         if let Some(what) = arguments.iter().find_map(|word| word.strip_prefix("fill=")) {
             snapshot::guest::live(what);
@@ -57,7 +61,7 @@ fn main() -> ExitCode {
     }
     let outcome = options(&arguments).and_then(|options| match options.what.as_str() {
         "boot" => boot(&options),
-        "io" => io::run(options.runs, &options.only, options.json.as_deref()),
+        "io" => io::run(&options),
         "snapshot" => snapshot::run(options.runs, &options.only, options.quick, options.json.as_deref()),
         _ => Err(USAGE.to_owned()),
     });
@@ -73,13 +77,15 @@ fn main() -> ExitCode {
 fn options(arguments: &[String]) -> Result<Options, String> {
     let mut words = arguments.iter();
     let what = words.next().ok_or(USAGE)?.clone();
-    let mut options = Options { what, runs: 3, json: None, only: String::new(), quick: false };
+    let mut options =
+        Options { what, runs: 3, json: None, only: String::new(), rows: String::new(), quick: false };
     while let Some(word) = words.next() {
         let mut value = || words.next().cloned().ok_or(format!("{word} wants a value"));
         match word.as_str() {
             "--runs" => options.runs = value()?.parse().map_err(|e| format!("--runs: {e}"))?,
             "--json" => options.json = Some(value()?.into()),
             "--only" => options.only = value()?,
+            "--rows" => options.rows = value()?,
             "--quick" => options.quick = true,
             other => return Err(format!("{other} is not understood")),
         }

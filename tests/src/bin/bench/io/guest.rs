@@ -79,9 +79,9 @@ pub const ROWS: [Row; 12] = [
     stream("vsock, host to guest, MiB/s", true, true),
 ];
 
-/// Measures all rows so many times, then idles.
-pub fn live(rounds: usize) -> ! {
-    if let Err(why) = prepare().and_then(|()| measure(rounds)) {
+/// Measures the rows whose name holds `rows` so many times, then idles.
+pub fn live(rounds: usize, rows: &str) -> ! {
+    if let Err(why) = prepare().and_then(|()| measure(rounds, rows)) {
         say(&format!("{ROW}failed {why}"));
     }
     say(END);
@@ -108,9 +108,9 @@ fn prepare() -> Result<(), String> {
     if status.success() { Ok(()) } else { Err(format!("ifconfig: {status}")) }
 }
 
-fn measure(rounds: usize) -> Result<(), String> {
+fn measure(rounds: usize, rows: &str) -> Result<(), String> {
     for _ in 0..rounds {
-        for Row { name, what } in &ROWS {
+        for Row { name, what } in ROWS.iter().filter(|row| row.name.contains(rows)) {
             fs::write("/proc/sys/vm/drop_caches", "3").map_err(|e| format!("drop_caches: {e}"))?;
             let begun = Instant::now();
             let moved = what.carry_out().map_err(|e| format!("{name}: {e}"))?;

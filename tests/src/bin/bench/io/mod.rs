@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use crate::Options;
 use crate::contender::{Contender, IoMaterial};
 use crate::report::{head, line};
 use crate::run;
@@ -39,22 +40,24 @@ struct Entry {
     memory: BTreeMap<String, u64>,
 }
 
-/// Runs every contender whose name holds `only`.
-pub fn run(rounds: usize, only: &str, file: Option<&Path>) -> Result<(), String> {
+/// Runs every contender whose name holds `only`, of the rows those whose name holds `rows`.
+pub fn run(options: &Options) -> Result<(), String> {
+    let Options { runs, only, rows, json, .. } = options;
     let material = IoMaterial::prepare()?;
     peer::listen(&material.socket()).map_err(|e| format!("the other end: {e}"))?;
     let mut entries = Vec::new();
-    for contender in Contender::all_io(&material.material)?.iter().filter(|c| c.name.contains(only)) {
+    for contender in Contender::all_io(&material.material)?.iter().filter(|c| c.name.contains(only.as_str()))
+    {
         eprintln!("bench: {}", contender.name);
-        let command = contender.io_command(&material, rounds);
+        let command = contender.io_command(&material, *runs, rows);
         let (said, memory) =
             run::observe(command, guest::END).map_err(|e| format!("{}: {e}", contender.name))?;
         material.clear();
         let figures = figures(&said).map_err(|e| format!("{}: {e}", contender.name))?;
         entries.push(Entry { name: contender.name.clone(), figures, memory });
     }
-    print(&entries);
-    file.map_or(Ok(()), |file| write(&entries, file))
+    print(&entries, rows);
+    json.as_deref().map_or(Ok(()), |file| write(&entries, file))
 }
 
 /// What each row came to in each round: MiB or requests per second.
@@ -74,11 +77,11 @@ fn figures(said: &str) -> Result<BTreeMap<String, Vec<f64>>, String> {
     Ok(figures)
 }
 
-fn print(entries: &[Entry]) {
+fn print(entries: &[Entry], rows: &str) {
     let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
     println!("Per second of instructions, the best round first and all rounds behind it.\n");
     head("", &names);
-    for row in guest::ROWS.iter().map(|row| row.name) {
+    for row in guest::ROWS.iter().map(|row| row.name).filter(|name| name.contains(rows)) {
         line(row, entries.iter().map(|entry| entry.figures.get(row).map_or(String::new(), |all| cell(all))));
     }
     println!("\nKiB besides guest memory (PSS) afterwards.\n");
