@@ -1,6 +1,7 @@
 //! The device itself: queues on one side, listener, broker and streams on the other.
 
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -13,6 +14,7 @@ use super::batch::Batch;
 use super::broker::{Answer, Wish};
 use super::lobby::Lobby;
 use super::packet::{BadHeader, Header, Operation};
+use super::reset::Reset;
 use super::spec::{
     EVENT_SIZE, EVENT_TRANSPORT_RESET, EVENTS, HEADER_SIZE, MAX_ACCEPTS, MAX_BATCH, MAX_PACKETS, QUEUE_SIZES,
     RX, TX,
@@ -48,8 +50,10 @@ pub struct VsockDevice {
     left: [Option<u16>; QUEUE_SIZES.len()],
     /// Packets wait for buffers of the guest: none is known to be there.
     pub(super) starved: bool,
-    /// The guest believes in connections that this process has never heard of.
-    reset_owed: bool,
+    /// What of its connections the guest has yet to hear.
+    reset: Reset,
+    /// Packets rest until it has.
+    rests: bool,
     /// The event waits for a buffer.
     event_starved: bool,
 }
@@ -72,7 +76,8 @@ impl VsockDevice {
             accept_from: None,
             left: [None; QUEUE_SIZES.len()],
             starved: true,
-            reset_owed: false,
+            reset: Reset::default(),
+            rests: false,
             event_starved: true,
         }
     }
@@ -87,11 +92,12 @@ impl VsockDevice {
     fn look_at_position(&mut self, queue: usize, ring: &Ring) {
         let now = ring.get_queue().next_avail();
         match self.left[queue].replace(now) {
-            None => self.reset_owed |= now != 0,
+            None if now != 0 && !self.reset.holds() => self.reset.owe(),
+            None => {}
             Some(left) if left != now => {
                 debug!(queue, "the guest has begun anew; its connections are gone");
                 self.table.clear();
-                self.reset_owed = false;
+                self.reset.clear();
                 self.left = [Some(0); QUEUE_SIZES.len()];
                 self.left[queue] = Some(now);
             }
@@ -162,22 +168,31 @@ impl VsockDevice {
     }
 
     fn tell_reset(&mut self, ring: &mut Ring, memory: &Memory) -> Result<Progress, RingFault> {
-        let owed = &mut self.reset_owed;
-        let told = serve_while(ring, memory, MAX_PACKETS, |chain| {
-            if !*owed {
+        let available = |ring: &Ring| ring.get_queue().avail_idx(memory, Ordering::Acquire);
+        if self.reset.is_told() {
+            self.reset.look(available(ring)?.0);
+        }
+        let mut told = None;
+        let before = available(ring)?.0;
+        let owed = self.reset.is_owed();
+        let progress = serve_while(ring, memory, MAX_PACKETS, |chain| {
+            if !owed || told.is_some() {
                 return None;
             }
             match Vectors::writable(chain, memory) {
                 Ok(event) if event.len() >= EVENT_SIZE => {
-                    *owed = false;
+                    told = Some(before);
                     // Cannot truncate: it is four bytes.
                     Some(event.copy_from(&EVENT_TRANSPORT_RESET.to_le_bytes()) as u32)
                 }
                 _ => Some(0),
             }
         });
-        self.event_starved = self.reset_owed;
-        told
+        if let Some(before) = told {
+            self.reset.tell(before);
+        }
+        self.event_starved = self.reset.is_owed();
+        progress
     }
 
     fn accept(&mut self) {
@@ -222,10 +237,19 @@ impl VsockDevice {
     pub(super) fn expire(&mut self, now: Instant) {
         self.lobby.expire(now);
         self.table.expire(now);
+        self.reset.expire(now);
         self.accept_from = self.accept_from.filter(|from| *from > now);
     }
 
     fn wake_for_work(&mut self, wake: &mut Wake) {
+        if self.reset.is_told() {
+            wake.queue(EVENTS);
+        }
+        if self.rest_is_over() {
+            self.rests = false;
+            wake.queue(TX);
+            wake.queue(RX);
+        }
         if self.work_waits() {
             wake.queue(RX);
             wake.queue(EVENTS);
@@ -235,9 +259,22 @@ impl VsockDevice {
         }
     }
 
+    fn rest_is_over(&self) -> bool {
+        self.rests && !self.reset.holds()
+    }
+
     /// Whether a queue has work that nobody else will wake it for.
     fn work_waits(&self) -> bool {
-        (self.table.has_news() && !self.starved) || (self.reset_owed && !self.event_starved)
+        (self.table.has_news() && !self.starved) || (self.reset.is_owed() && !self.event_starved)
+    }
+
+    /// Whether packets rest; then nothing is taken from their queues, which are woken when it is over.
+    fn packets_rest(&mut self) -> bool {
+        if self.reset.holds() {
+            self.reset.hold();
+            self.rests = true;
+        }
+        self.rests
     }
 }
 
@@ -258,6 +295,7 @@ impl Device for VsockDevice {
         let index = usize::from(queue);
         self.look_at_position(index, ring);
         let progress = match queue {
+            RX | TX if self.packets_rest() => return Ok(Progress::Idle),
             RX => self.serve_receive(ring, memory),
             TX => serve_chains(ring, memory, MAX_PACKETS, |chain| {
                 self.take(chain, memory);
@@ -288,7 +326,7 @@ impl Device for VsockDevice {
         if state != [SAVED] {
             return Err("not the state of a socket device".into());
         }
-        self.reset_owed = true;
+        self.reset.owe();
         Ok(())
     }
 
@@ -317,10 +355,13 @@ impl Device for VsockDevice {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        if self.work_waits() {
+        if self.work_waits() || self.rest_is_over() {
             return Some(Instant::now());
         }
-        [self.lobby.deadline(), self.table.deadline(), self.accept_from].into_iter().flatten().min()
+        [self.lobby.deadline(), self.table.deadline(), self.accept_from, self.reset.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn elapsed(&mut self, wake: &mut Wake) {

@@ -17,6 +17,7 @@ mod credit;
 mod device;
 mod lobby;
 mod packet;
+mod reset;
 mod spec;
 mod state;
 mod table;

@@ -69,17 +69,20 @@ impl Pod {
     /// Says a line to the agent by the hybrid protocol, whose first word runtimes spell as they like, and returns its answer.
     pub fn agent(&self, connect: &str, line: &str) -> String {
         let path = self.folder.file("vsock.sock");
+        let mut came_to = "nobody accepted";
         let answer = wait::until(wait::LONG, || {
             let mut stream = UnixStream::connect(&path).ok()?;
-            stream.set_read_timeout(Some(wait::LONG)).unwrap();
+            // Longer than a device gives a guest: until the guest listens there is an end without an answer, and runtimes
+            // dial again.
+            stream.set_read_timeout(Some(wait::SHORT)).unwrap();
             writeln!(stream, "{connect} 7").ok()?;
-            // Until the guest listens there is an end without an answer, and a guest that was restored resets what it had:
-            // runtimes dial again.
+            came_to = "accepted, and not connected";
             first_line(&mut stream).starts_with("OK ").then_some(())?;
             writeln!(stream, "{line}").ok()?;
+            came_to = "connected, and not answered";
             Some(first_line(&mut stream)).filter(|answer| !answer.is_empty())
         });
-        answer.expect("the agent answers")
+        answer.unwrap_or_else(|| panic!("the agent does not answer {line:?}: {came_to}"))
     }
 
     /// Has the agent make a check.

@@ -123,22 +123,70 @@ fn a_successor_tells_the_guest_that_its_connections_are_gone() {
     guest.give(4);
     guest.settle();
     assert_eq!(guest.bench.taken(EVENTS), [vec![0; 4]]);
+    guest.give_events(1);
     guest.send_unasked(ports, b"old");
     assert_eq!(guest.packet(), Header::bare(ports, Operation::Reset));
     guest.settle();
     assert!(guest.bench.taken(EVENTS).is_empty(), "told once");
 }
 
-#[test]
-fn a_restored_guest_is_told_that_its_connections_are_gone() {
+/// A guest that was restored, with buffers for all queues, and has not looked at its events.
+fn restored() -> Guest {
     let saved = Guest::start().bench.device.save();
     let mut guest = Guest::start();
     assert!(guest.bench.device.restore(b"garbled").is_err());
     guest.bench.device.restore(&saved).unwrap();
+    assert_eq!(guest.bench.device.save(), saved);
+    guest.give(4);
     guest.give_events(2);
     guest.settle();
     assert_eq!(guest.bench.taken(EVENTS), [vec![0; 4]]);
-    assert_eq!(guest.bench.device.save(), saved);
+    guest
+}
+
+#[test]
+fn nothing_is_connected_before_a_restored_guest_has_heard_that_its_connections_are_gone() {
+    let mut guest = restored();
+    let mut client = guest.client();
+    client.write_all(b"CONNECT 70\n").unwrap();
+    let ours = Ports { host: 7, guest: 900 };
+    guest.say(ours, Operation::Request);
+    assert!(guest.is_quiet());
+    guest.give_events(1);
+    std::thread::sleep(Duration::from_millis(5));
+    let asked = guest.packet();
+    assert_eq!((asked.operation, asked.ports.guest), (Operation::Request, 70));
+    let (wish, _server) = guest.broker_connects();
+    assert_eq!(wish.port, 7);
+    assert_eq!(guest.packet(), Header::bare(ours, Operation::Response));
+    guest.settle();
+    assert!(guest.bench.taken(EVENTS).is_empty(), "told once");
+}
+
+#[test]
+fn a_guest_that_never_gives_a_buffer_for_events_again_is_connected_after_a_while() {
+    let mut guest = restored();
+    let ours = Ports { host: 7, guest: 900 };
+    guest.say(ours, Operation::Request);
+    guest.expire();
+    let (_, _server) = guest.broker_connects();
+    assert_eq!(guest.packet(), Header::bare(ours, Operation::Response));
+    assert!(guest.bench.device.deadline().is_none());
+}
+
+#[test]
+fn a_guest_that_has_no_buffer_for_events_is_connected_after_a_while_and_told_when_it_has() {
+    let mut guest = Guest::start();
+    guest.bench.device.restore(&Guest::start().bench.device.save()).unwrap();
+    guest.give(4);
+    let ours = Ports { host: 7, guest: 900 };
+    guest.say(ours, Operation::Request);
+    guest.expire();
+    let (_, _server) = guest.broker_connects();
+    assert_eq!(guest.packet(), Header::bare(ours, Operation::Response));
+    guest.give_events(1);
+    guest.settle();
+    assert_eq!(guest.bench.taken(EVENTS), [vec![0; 4]]);
 }
 
 #[test]
