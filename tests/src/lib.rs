@@ -17,6 +17,7 @@ pub mod console;
 pub mod elf;
 pub mod events;
 pub mod folder;
+pub mod golden;
 pub mod initramfs;
 pub mod inject;
 pub mod lab;

@@ -18,6 +18,7 @@ use crate::external::{plant, with_share};
 use crate::guest;
 use crate::hotplug::{add, remove, wait_disks, wait_removed};
 use crate::net::{address, echoes};
+use crate::on_demand;
 use crate::pmem::{DATA, IMAGE, Images};
 use crate::serial::talk;
 use crate::snapshot::{edit_config, move_serial, restore, restored, snapshot, url};
@@ -54,9 +55,6 @@ fn what_a_guest_has_stored_in_a_copy_of_its_image_is_in_the_snapshot_and_reaches
     vm.monitor.must("vm.delete");
     // Whatever has become of the image, the guest's copy counts.
     fs::write(images.path("image"), vec![0xa5; IMAGE as usize]).unwrap();
-    let late = json!({"source_url": url(&path), "memory_restore_mode": "OnDemand"});
-    let late = vm.monitor.send("vm.restore", &late);
-    assert!(late.code == 400 && late.body.contains("pmem"), "{late:?}");
     edit_config(&path, |config| config["pmem"][0]["discard_writes"] = true.into());
     let (vm, mut session) = restore(vm.monitor, &path, true);
     held(&mut session, 8);
@@ -65,7 +63,8 @@ fn what_a_guest_has_stored_in_a_copy_of_its_image_is_in_the_snapshot_and_reaches
     assert!(images.bytes("image").iter().all(|byte| *byte == 0xa5), "discarded writes are in the image");
 
     edit_config(&path, |config| config["pmem"][0]["discard_writes"] = false.into());
-    let (vm, mut session) = restore(vm.monitor, &path, true);
+    // While RAM comes on demand, the process that writes the image back has all of the copy.
+    let (vm, mut session) = on_demand::restore(vm.monitor, &path);
     held(&mut session, 8);
     session.check(&format!("pmem:flush:{DATA}"));
     vm.monitor.must("vm.delete");
@@ -106,6 +105,10 @@ fn an_image_that_is_only_read_must_be_the_same_and_discarded_writes_are_in_the_s
     edit_config(&path, |config| config["pmem"][1]["size"] = IMAGE.into());
     let (vm, mut session) = restore(vm.monitor, &path, true);
     held(&mut session, 6);
+    vm.monitor.must("vm.delete");
+    let (vm, mut session) = on_demand::restore(vm.monitor, &path);
+    held(&mut session, 6);
+    on_demand::complete(&vm.monitor);
     vm.monitor.shutdown();
 }
 

@@ -8,44 +8,23 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use granule_snapshot::directory::Snapshot;
+use granule_snapshot::directory::{Description, OsDisk, Snapshot, Staging};
+use granule_snapshot::layout::{Layout, PageSize};
 use granule_snapshot::manifest::{FileSum, Manifest};
+use granule_snapshot::memory::MemoryWriter;
 use granule_tests::folder::Folder;
+use granule_tests::golden;
 use granule_tests::monitor::Monitor;
+use granule_tests::vm::MIB;
 use serde_json::{Map, Value, json};
 
 use crate::on_demand;
 use crate::snapshot::{edit_config, restore, snapshot, url};
 use crate::tiny;
 
-const GOLDEN: &str = include_str!("../../golden/tiny-1.txt");
 const LINE: usize = 64;
 
-/// Makes the directory that a text describes: `file NAME LENGTH`, then `at OFFSET` and lines of hexadecimal digits.
-fn unpack(text: &str, directory: &str) {
-    fs::create_dir(directory).unwrap();
-    let (mut file, mut at) = (None, 0);
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        match words[..] {
-            ["file", name, length] => {
-                let made = File::create(format!("{directory}/{name}")).unwrap();
-                made.set_len(length.parse().unwrap()).unwrap();
-                file = Some(made);
-            }
-            ["at", offset] => at = offset.parse().unwrap(),
-            [digits] => {
-                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
-                let bytes: Vec<u8> = digits.as_bytes().chunks(2).map(byte).collect();
-                file.as_ref().unwrap().write_all_at(&bytes, at).unwrap();
-                at += bytes.len() as u64;
-            }
-            _ => panic!("{line:?}"),
-        }
-    }
-}
-
-/// The other way round; lines of zeros are left out.
+/// The directory as text; lines of zeros are left out.
 fn pack(directory: &str) -> String {
     let mut text = String::new();
     for name in ["manifest.json", "config.json", "state.json", "pages", "tags", "memory"] {
@@ -112,6 +91,18 @@ fn adopt_identity(directory: &str, here: &str) {
     write_manifest(directory, |manifest| manifest.state = FileSum::of(&bytes));
 }
 
+/// A snapshot like this one, of a host with pages of 16 KiB.
+fn with_large_pages(like: &Snapshot, directory: &str) {
+    let Manifest { id, creator, created, arch, mte, layout, .. } = like.manifest().clone();
+    let layout = Layout::new(PageSize::K16, layout.regions().to_vec()).unwrap();
+    let staging = Staging::create(OsDisk, directory.as_ref(), false).unwrap();
+    let files = staging.create_memory_files(mte.is_some()).unwrap();
+    let memory = MemoryWriter::new(files, layout.clone(), false).unwrap().finish().unwrap();
+    let description = Description { id, parent: None, creator, created, arch, mte, layout };
+    let (config, _) = like.config().unwrap();
+    staging.commit(description, &config, &like.state_bytes().unwrap(), &memory).unwrap();
+}
+
 fn refused(monitor: &Monitor, directory: &str, reason: &str) {
     let answer = monitor.send("vm.restore", &json!({"source_url": url(directory)}));
     assert!(answer.code == 400 && answer.body.contains(reason), "{reason}: {answer:?}");
@@ -133,7 +124,7 @@ fn a_snapshot_of_an_earlier_version_is_restored_and_one_of_another_kind_is_refus
         println!("--- golden\n{}--- end", pack(&fresh));
         return vm.monitor.shutdown();
     }
-    unpack(GOLDEN, &golden);
+    golden::unpack(&golden);
     adopt_identity(&golden, &fresh);
     let whole = Snapshot::open(golden.as_ref()).unwrap();
     whole.memory().unwrap().verify().unwrap();
@@ -163,6 +154,23 @@ fn a_snapshot_of_an_earlier_version_is_restored_and_one_of_another_kind_is_refus
     of_another("without memory tagging", &|manifest| {
         (manifest.mte, manifest.tags) = (None, None);
     });
+    let large = store.file("large");
+    with_large_pages(&whole, &large);
+    refused(&monitor, &large, "with pages of 16384 bytes, this host's have 4096");
+    let config = fs::read(format!("{golden}/config.json")).unwrap();
+    // As Kata Containers has a template: its memory is a file of the client's.
+    let zone = json!({"id": "mem0", "size": 8 * MIB, "file": format!("{golden}/memory"), "shared": false});
+    for (memory, mte, reason) in [
+        (json!({"size": 0, "zones": [zone]}), true, "memory.zones[].file"),
+        (json!({"size": 8 * MIB}), false, "with memory tagging, and the configuration has it off"),
+    ] {
+        edit_config(&golden, |config| {
+            config["memory"] = memory;
+            config["cpus"]["features"]["mte"] = mte.into();
+        });
+        refused(&monitor, &golden, reason);
+        fs::write(format!("{golden}/config.json"), &config).unwrap();
+    }
     let newer = String::from_utf8(manifest.clone()).unwrap();
     let newer = newer.replacen("{\"granule-snapshot\":1,", "{\"granule-snapshot\":2,", 1);
     fs::write(format!("{golden}/manifest.json"), newer).unwrap();

@@ -2,6 +2,8 @@
 
 use std::sync::LazyLock;
 
+use granule_tests::folder::Folder;
+use granule_tests::golden;
 use granule_tests::monitor::{Monitor, run};
 use granule_tests::vm::{Guest, Vm};
 use serde_json::{Value, json};
@@ -78,4 +80,29 @@ fn a_guest_from_flags_that_asks_for_tags_ends_with_the_reason() {
     let status = monitor.wait();
     assert!(status.code().is_some_and(|code| code != 0), "{status}");
     tells_why(&json!(monitor.errors()));
+}
+
+#[test]
+fn a_snapshot_with_tags_is_refused_whatever_its_configuration_says_and_nothing_stays() {
+    let store = Folder::new();
+    let path = store.file("golden");
+    golden::unpack(&path);
+    let file = format!("{path}/config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let monitor = Monitor::start();
+    let before = monitor.processes();
+    for mte in [json!(true), json!("auto"), json!(false)] {
+        config["cpus"]["features"]["mte"] = mte.clone();
+        std::fs::write(&file, config.to_string()).unwrap();
+        for mode in ["Copy", "OnDemand"] {
+            let body = json!({"source_url": format!("file://{path}"), "memory_restore_mode": mode});
+            let answer = monitor.send("vm.restore", &body);
+            assert_eq!(answer.code, 400, "{mte}, {mode}: {answer:?}");
+            let reason = "with memory tagging, which this host does not have for guests";
+            assert!(answer.body.contains(reason), "{mte}, {mode}: {answer:?}");
+            assert_eq!(monitor.get("vm.info").code, 404, "{mte}, {mode}");
+        }
+    }
+    assert_eq!(monitor.processes(), before);
+    monitor.shutdown();
 }

@@ -275,10 +275,6 @@ impl Driver {
         if let Some(host) = self.host.report() {
             opened.check(host, created.mte == MteDecision::On).map_err(refused)?;
         }
-        if restore.on_demand && !created.checked.pmem.is_empty() {
-            let reason = "memory_restore_mode: OnDemand: pmem: an image is not memory that can come later; restore with Copy";
-            return Err(refusal(ErrorKind::BadRequest, Step::Adopt.failure()).because(reason));
-        }
         if restore.on_demand && !devices::targets(&created.checked).is_empty() {
             let reason = "memory_restore_mode: OnDemand: another program serves a device, and cannot be told of pages that \
                           are not there yet";

@@ -18,6 +18,7 @@ use granule_jail::{SeccompMode, ThreadKind};
 
 use super::GuestRam;
 use super::bus::lock;
+use super::regions::Regions;
 use super::save::{ShareError, share};
 use super::vcpus::Recall;
 
@@ -53,14 +54,16 @@ enum Position {
 }
 
 impl Watch {
-    /// Passes guest memory to the mover and registers the machine's mapping of it, which nobody has touched.
+    /// Passes guest memory to the mover and registers the machine's mapping of RAM, which nobody has touched. Memory that
+    /// devices bring along is there when this returns: they may have other ways to it than by mapping it.
     pub fn begin(
         ram: &GuestRam,
+        regions: &Regions,
         mover: OwnedFd,
         userfault: OwnedFd,
         seccomp: SeccompMode,
     ) -> Result<Self, WatchError> {
-        let mover = share(ram, None, None, mover)?;
+        let mover = share(ram, Some(regions), None, mover)?;
         let mut late = Late::new(userfault, mover);
         late.announce(&Mapped::all(&ram.memory))?;
         let position = Arc::new(Mutex::new(Position::Nobody));

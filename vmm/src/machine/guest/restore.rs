@@ -155,7 +155,7 @@ impl Guest {
         // On demand: before anybody could touch it.
         let (mover, watch) = match userfault {
             Some(userfault) => {
-                let watch = Watch::begin(&ram, mover, userfault, seccomp);
+                let watch = Watch::begin(&ram, &regions, mover, userfault, seccomp);
                 (None, Some(watch.map_err(RestoreError::from)?))
             }
             None => (Some(mover), None),

@@ -1,6 +1,7 @@
 //! Which pages are there, and the writing of those that are not.
 
 use std::fs::File;
+use std::ops::Range;
 
 use granule_snapshot::layout::PAGES_PER_BLOCK;
 use granule_snapshot::memory::{MemoryChain, MemoryError, Presence};
@@ -67,6 +68,20 @@ impl Fill {
         }
         self.ready[word] |= bit;
         Ok(data == Presence::Present || tags == Presence::Present)
+    }
+
+    /// Fills these pages, for which nobody will wait.
+    pub fn load(&mut self, pages: Range<u64>) -> Result<(), Failure> {
+        let mut page = pages.start;
+        while let Some(block) = self.chain.next_block(page / PAGES_PER_BLOCK) {
+            page = page.max(block * PAGES_PER_BLOCK);
+            if page >= pages.end {
+                break;
+            }
+            self.page(page)?;
+            page += 1;
+        }
+        Ok(())
     }
 
     /// Fills the next few pages that are not ready; answers the first page, and with a bit each those that were filled by

@@ -1,4 +1,7 @@
 //! Who maps guest memory: every address space in which pages are waited for, and must be mapped.
+//!
+//! What the machine does not announce, memory that devices bring along, is there before the guest runs: nobody waits for it,
+//! and where others announce it nothing is registered.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,11 +20,13 @@ const PATIENCE: u32 = 1000;
 /// All of them.
 pub struct Mappings {
     layout: Layout,
+    /// Pages that may be missing while the guest runs: those that the machine waits for.
+    late: Vec<Range<u64>>,
     all: Vec<Mapping>,
 }
 
 /// One table of memory of one process.
-pub struct Mapping {
+struct Mapping {
     process: usize,
     userfault: Userfault,
     ranges: Vec<Placed>,
@@ -35,24 +40,6 @@ struct Placed {
 }
 
 impl Mapping {
-    /// Checks what a process has announced, and registers it: from then on whoever touches it waits for its pages.
-    pub fn register(process: usize, announced: Announcement, layout: &Layout) -> Result<Self, String> {
-        let ranges = announced.ranges.iter().map(|range| placed(range, layout).ok_or(range));
-        let ranges: Vec<Placed> = ranges
-            .collect::<Result<_, _>>()
-            .map_err(|range| format!("{range:x?} is not memory of the guest"))?;
-        let userfault = Userfault::received(announced.fd.ok_or("no userfaultfd came with it")?);
-        userfault
-            .agree()
-            .map_err(|error| format!("no userfaultfd for shared memory came with it: {error}"))?;
-        let mapping = Self { process, userfault, ranges, gone: false };
-        for range in &mapping.ranges {
-            let registered = mapping.userfault.register(mapping.addresses(range, layout));
-            registered.map_err(|error| format!("its memory cannot be registered: {error}"))?;
-        }
-        Ok(mapping)
-    }
-
     fn addresses(&self, range: &Placed, layout: &Layout) -> Range<u64> {
         let bytes = (range.pages.end - range.pages.start) * layout.page_size().bytes() as u64;
         range.address..range.address + bytes
@@ -100,23 +87,75 @@ impl Mapping {
     }
 }
 
-/// The pages that a range is said to have, if it has any.
-fn placed(range: &Mapped, layout: &Layout) -> Option<Placed> {
+/// What of a range may be missing; an error where it is only partly that, or none that could be.
+fn placed(range: &Mapped, layout: &Layout, late: &[Range<u64>]) -> Result<Option<Placed>, ()> {
     let size = layout.page_size().bytes() as u64;
     let Mapped { guest, address, size: bytes } = *range;
     let aligned = [guest, address, bytes].iter().all(|number| number.is_multiple_of(size));
-    if !aligned || bytes == 0 || address.checked_add(bytes).is_none() {
-        return None;
+    let end = guest.checked_add(bytes).filter(|_| address.checked_add(bytes).is_some()).ok_or(())?;
+    if !aligned || bytes == 0 {
+        return Err(());
     }
-    let (first, last) = (layout.page_of(guest)?, layout.page_of(guest.checked_add(bytes - size)?)?);
-    let pages = bytes / size;
-    (last.checked_sub(first)? + 1 == pages).then_some(Placed { pages: first..first + pages, address })
+    let touched = late.iter().find(|pages| {
+        // Ranges of late pages lie in one region each.
+        let begins = layout.gpa_of(pages.start).unwrap_or_default();
+        guest < begins + (pages.end - pages.start) * size && begins < end
+    });
+    let Some(touched) = touched else { return Ok(None) };
+    let first = layout.page_of(guest).ok_or(())?;
+    let pages = first..first + bytes / size;
+    let within = touched.start <= pages.start && pages.end <= touched.end;
+    if within { Ok(Some(Placed { pages, address })) } else { Err(()) }
 }
 
 impl Mappings {
     /// None yet.
     pub fn new(layout: Layout) -> Self {
-        Self { layout, all: Vec::new() }
+        let size = layout.page_size().bytes() as u64;
+        let mut next = 0;
+        let regions = layout.regions().iter().map(|region| {
+            let first = next;
+            next += region.size / size;
+            first..next
+        });
+        Self { late: regions.collect(), layout, all: Vec::new() }
+    }
+
+    /// Registers what the machine has announced. Only that may be missing from now on; answers all other pages.
+    pub fn register_machine(&mut self, announced: Announcement) -> Result<Vec<Range<u64>>, String> {
+        self.register(0, announced)?;
+        let announced = self.all.iter().flat_map(|mapping| &mapping.ranges);
+        let mut late: Vec<_> = announced.map(|range| range.pages.clone()).collect();
+        late.sort_by_key(|pages| pages.start);
+        let (mut rest, mut next) = (Vec::new(), 0);
+        for pages in &late {
+            rest.push(next..pages.start);
+            next = next.max(pages.end);
+        }
+        rest.push(next..self.layout.pages());
+        self.late = late;
+        Ok(rest)
+    }
+
+    /// Checks what a process has announced, and registers what of it may be missing: from then on whoever touches that
+    /// waits for its pages.
+    pub fn register(&mut self, process: usize, announced: Announcement) -> Result<(), String> {
+        let mut ranges = Vec::with_capacity(announced.ranges.len());
+        for range in &announced.ranges {
+            let placed = placed(range, &self.layout, &self.late);
+            ranges.extend(placed.map_err(|()| format!("{range:x?} is not memory of the guest"))?);
+        }
+        let userfault = Userfault::received(announced.fd.ok_or("no userfaultfd came with it")?);
+        userfault
+            .agree()
+            .map_err(|error| format!("no userfaultfd for shared memory came with it: {error}"))?;
+        let mapping = Mapping { process, userfault, ranges, gone: false };
+        for range in &mapping.ranges {
+            let registered = mapping.userfault.register(mapping.addresses(range, &self.layout));
+            registered.map_err(|error| format!("its memory cannot be registered: {error}"))?;
+        }
+        self.all.push(mapping);
+        Ok(())
     }
 
     /// The guest's memory.
@@ -133,11 +172,6 @@ impl Mappings {
         }
         self.forget_gone();
         Ok(self.all.iter().filter(|each| each.process == process).count() < MOST)
-    }
-
-    /// One more.
-    pub fn add(&mut self, mapping: Mapping) {
-        self.all.push(mapping);
     }
 
     /// The userfaultfds, in order.

@@ -1,7 +1,7 @@
 //! A snapshot, through its chain of parents, to the memory of a guest that already runs.
 //!
 //! ```text
-//!   machine ── SharedMemory, memfds; its mapping ──► register
+//!   machine ── SharedMemory, memfds; its mapping ──► register; fill what it does not announce, answer
 //!                                                       │
 //!                      ┌────────────────────────────────▼─┐
 //!    a process announces ─► register, answer              │
@@ -32,7 +32,7 @@ use super::restore::open;
 use crate::wire::{Blame, Channel, Failure, FdSlot, FromMover, LayerSpec};
 use calm::Calm;
 use fill::Fill;
-use mappings::{Mapping, Mappings};
+use mappings::Mappings;
 
 /// Does the job.
 pub fn place(
@@ -79,15 +79,17 @@ struct Ready {
 }
 
 impl Pager<'_> {
-    /// Waits for the machine's mapping: nothing is placed before it is registered.
+    /// Waits for the machine's mapping: nothing is placed before it is registered. What it does not wait for is filled
+    /// before it goes on.
     fn begin(&mut self) -> Result<(), Failure> {
         let machine = self.processes[0].as_ref().ok_or_else(|| Failure::of("the machine has no socket"))?;
         let announced = Announcement::receive(machine.as_fd(), true)?;
         let announced = announced.ok_or_else(|| Failure::of("the machine is gone"))?;
         let number = announced.number;
-        let registered = Mapping::register(0, announced, self.mappings.layout());
-        let mapping = registered.map_err(|reason| Failure::of(&reason))?;
-        self.mappings.add(mapping);
+        let registered = self.mappings.register_machine(announced);
+        for pages in registered.map_err(|reason| Failure::of(&reason))? {
+            self.fill.load(pages)?;
+        }
         tell(machine.as_fd(), number, &Answer::Registered)?;
         Ok(())
     }
@@ -171,15 +173,12 @@ impl Pager<'_> {
         };
         let number = announced.number;
         let registered = if self.mappings.has_room(process)? {
-            Mapping::register(process, announced, self.mappings.layout())
+            self.mappings.register(process, announced)
         } else {
             Err("all that it has announced before is still there".into())
         };
         let answer = match registered {
-            Ok(mapping) => {
-                self.mappings.add(mapping);
-                Answer::Registered
-            }
+            Ok(()) => Answer::Registered,
             Err(reason) => Answer::Refused(reason),
         };
         if tell(socket.as_fd(), number, &answer).is_err() {

@@ -11,7 +11,7 @@ use vm_memory::{FileOffset, MmapRegion, VolatileMemory};
 
 use super::super::tests::{BASE, SIZE, SLOTS, bytes, filled, manifest, memfd, save};
 use super::super::{Passed, on_demand};
-use super::mappings::{Mapping, Mappings};
+use super::mappings::Mappings;
 use crate::wire::{Channel, Failure, FdSlot, FromMover, LayerSpec, SharedMemory, SharedRegion};
 
 const PAGE: usize = 4096;
@@ -41,8 +41,13 @@ impl Process {
     }
 
     fn announce(&mut self, guest: u64) -> Result<(), LateError> {
-        let address = self.memory.as_ptr().addr() as u64;
-        self.late.announce_as(userfault(), &[Mapped { guest, address, size: SIZE }])
+        self.announce_part(guest, 0, SIZE)
+    }
+
+    /// Announces that `size` bytes of the guest's, from `guest` on, are at `offset` of what is mapped here.
+    fn announce_part(&mut self, guest: u64, offset: u64, size: u64) -> Result<(), LateError> {
+        let address = self.memory.as_ptr().addr() as u64 + offset;
+        self.late.announce_as(userfault(), &[Mapped { guest, address, size }])
     }
 
     /// Looks at pages in this order, and answers what is in them.
@@ -115,7 +120,7 @@ fn a_mapping_that_is_not_the_guests_is_refused_and_complete_memory_needs_none() 
     let mut device = Process::new(&memory, processes.pop().unwrap());
     let mut machine = Process::new(&memory, processes.pop().unwrap());
     // Waits in the socket until the machine's mapping is there.
-    let early = thread::spawn(move || (device.announce(BASE + SIZE), device));
+    let early = thread::spawn(move || (device.announce(BASE + SIZE / 2), device));
     machine.announce(BASE).unwrap();
     let (answer, mut device) = early.join().unwrap();
     match answer {
@@ -127,6 +132,28 @@ fn a_mapping_that_is_not_the_guests_is_refused_and_complete_memory_needs_none() 
     device.announce(BASE).unwrap();
     assert_eq!(device.look([2].into_iter()).join().unwrap()[0].1, [7; PAGE]);
     machine.late.wait(|| panic!("memory was complete"));
+}
+
+#[test]
+fn what_the_machine_does_not_wait_for_is_there_before_it_goes_on_and_nobody_waits_for_it() {
+    const HALF: u64 = SIZE / 2;
+    let Placing { memory, mut processes, mover } = place(2, |_| {});
+    let mut device = Process::new(&memory, processes.pop().unwrap());
+    let mut machine = Process::new(&memory, processes.pop().unwrap());
+    machine.announce_part(BASE, 0, HALF).unwrap();
+    let expected = bytes(&filled());
+    let mut there = vec![0; HALF as usize];
+    memory.read_exact_at(&mut there, HALF).unwrap();
+    assert!(there == expected[HALF as usize..], "by another way than a mapping");
+    device.announce_part(BASE + HALF, HALF, HALF).unwrap();
+    device.announce_part(BASE + 4 * SIZE, 0, SIZE).unwrap();
+    match device.announce(BASE) {
+        Err(LateError::Refused(reason)) => assert!(reason.contains("is not memory of the guest"), "{reason}"),
+        // The mover was done before it read what was announced.
+        other => other.unwrap(),
+    }
+    assert!(matches!(mover.join().unwrap().unwrap(), FromMover::Restored));
+    assert_eq!(machine.look([2].into_iter()).join().unwrap()[0].1, [7; PAGE]);
 }
 
 #[test]
@@ -154,7 +181,7 @@ fn a_process_may_announce_as_often_as_it_unmaps() {
         let region = MmapRegion::<()>::from_file(file, usize::try_from(SIZE).unwrap()).unwrap();
         let ranges = vec![Mapped { guest: BASE, address: region.as_ptr().addr() as u64, size: SIZE }];
         let announced = Announcement { number: 1, ranges, fd: Some(userfault().into()) };
-        mappings.add(Mapping::register(process, announced, mappings.layout()).unwrap());
+        mappings.register(process, announced).unwrap();
         region
     };
     let mut held: Vec<_> = (0..4).map(|_| announce(&mut mappings, 1)).collect();
