@@ -65,4 +65,23 @@ impl Rule {
     pub fn matches_same(&self, other: &Self) -> bool {
         self.call == other.call && self.when == other.when
     }
+    /// Arguments that the line matches; those that it does not look at are of no use to any call.
+    #[must_use]
+    pub fn example(&self) -> [u64; 6] {
+        let mut arguments = [u64::MAX; 6];
+        for test in self.when {
+            match *test {
+                Test::Is(index, value) | Test::LongIs(index, value) => {
+                    arguments[usize::from(index)] = value.into()
+                }
+                Test::OneOf(index, values) => {
+                    arguments[usize::from(index)] = values.first().copied().unwrap_or_default().into();
+                }
+                Test::With(index, mask) => arguments[usize::from(index)] |= u64::from(mask),
+                Test::Without(index, mask) => arguments[usize::from(index)] &= !u64::from(mask),
+                Test::OwnPid(index) => arguments[usize::from(index)] = std::process::id().into(),
+            }
+        }
+        arguments
+    }
 }

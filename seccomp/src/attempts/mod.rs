@@ -10,7 +10,7 @@ mod sys;
 use std::io;
 
 pub use list::ALL;
-pub use sys::Tools;
+pub use sys::{Tools, provoke};
 
 use crate::kind::{JailKind, Kind, SeccompMode};
 use crate::report::JailReport;

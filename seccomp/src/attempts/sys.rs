@@ -8,6 +8,7 @@ use std::io;
 
 use crate::arch::Arch;
 use crate::call::{Call, MEMFD_CREATE, SOCKET};
+use crate::rule::Rule;
 
 /// What some attempts are made on, and what the jail would not give: gathered before it is entered.
 #[derive(Debug)]
@@ -36,6 +37,14 @@ struct Page([u64; 512]);
 /// Makes the call and drops its result, which is a leaked descriptor or nothing.
 pub(super) fn call(call: Call, arguments: &[u64]) -> io::Result<()> {
     raw(call, arguments).map(drop)
+}
+
+/// Makes the call that a line is an example of.
+///
+/// # Errors
+/// What the kernel answers, where the line did not refuse it: its arguments are of no use to it.
+pub fn provoke(rule: &Rule) -> io::Result<()> {
+    call(rule.call, &rule.example())
 }
 
 /// Makes a call that may return twice; the second process ends at once.

@@ -1,5 +1,7 @@
 //! Laws of the tables, checked by running the compiled programs of both architectures on made-up calls.
 
+mod control;
+
 use seccompiler::sock_filter;
 
 use super::runtime::{PROT_EXEC, PROT_MTE, THREAD_FLAGS};

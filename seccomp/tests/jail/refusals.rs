@@ -3,9 +3,10 @@
 use std::os::unix::process::ExitStatusExt;
 
 use granule_jail::attempts::{self, Expected};
+use granule_jail::rules::Table;
 use granule_jail::{JailKind, JailReport, Kind, SeccompMode};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{End, Test};
 use crate::roles;
@@ -16,6 +17,7 @@ pub const TESTS: &[Test] = &[
         seccomp_refuses_every_attempt_in_every_kind_of_jail,
     ),
     ("landlock_refuses_paths_networks_and_peers_without_seccomp", landlock_refuses_without_seccomp),
+    ("each_refusal_of_control_ends_its_process", each_refusal_of_control_ends_its_process),
     ("mode_log_lets_attempts_through", mode_log_lets_attempts_through),
 ];
 
@@ -71,6 +73,18 @@ fn landlock_refuses_without_seccomp() -> End {
         certain += all_end_as_expected(kind, SeccompMode::Off);
     }
     if certain == 0 { End::Skipped("this kernel has no landlock".to_owned()) } else { End::Passed }
+}
+
+/// That none of them is there for nothing, the unit tests of the tables say.
+fn each_refusal_of_control_ends_its_process() -> End {
+    let refusals = Table::of(JailKind::Control).rules;
+    for (index, rule) in refusals.iter().enumerate() {
+        let played = roles::start_copy(&["refused", &index.to_string()]);
+        let here = !played.report.contains(&json!("no such call"));
+        let ended = played.status.signal() == Some(SIGSYS);
+        assert_eq!(ended, here, "{}: {}, {:?}", rule.call.name(), played.status, played.report);
+    }
+    End::Passed
 }
 
 fn mode_log_lets_attempts_through() -> End {

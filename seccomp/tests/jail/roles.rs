@@ -1,7 +1,7 @@
 //! What the started processes do. Each writes its report, one JSON value a line, to descriptor 3.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::catch_unwind;
@@ -9,6 +9,7 @@ use std::process::{ExitCode, ExitStatus};
 use std::sync::mpsc;
 
 use granule_jail::attempts::{self, Tools};
+use granule_jail::rules::Table;
 use granule_jail::{Executable, JailKind, Kind, SeccompMode, Spawn};
 use serde_json::{Value, json};
 
@@ -80,6 +81,13 @@ pub fn play(words: &[&str]) -> ExitCode {
             inside(kind, mode, move || {
                 let errno = attempt.make(&tools).err().map(|error| error.raw_os_error().unwrap_or(-1));
                 say(&report, &json!(errno.unwrap_or(0)));
+            });
+        }
+        ["refused", index] => {
+            let rule = Table::of(JailKind::Control).rules[index.parse::<usize>().unwrap()];
+            inside("control", "true", move || match attempts::provoke(&rule) {
+                Err(error) if error.kind() == ErrorKind::Unsupported => say(&report, &json!("no such call")),
+                made => say(&report, &json!(format!("{made:?}"))),
             });
         }
         ["work", kind, mode] => {
