@@ -49,19 +49,16 @@ ioctls! {
     KVM_GET_VCPU_EVENTS = read(KVM, 0x9f, 64);
     KVM_SET_VCPU_EVENTS = write(KVM, 0xa0, 64);
     KVM_ENABLE_CAP = write(KVM, 0xa3, 104);
-    KVM_SIGNAL_MSI = write(KVM, 0xa5, 32);
     KVM_GET_ONE_REG = write(KVM, 0xab, 16);
     KVM_SET_ONE_REG = write(KVM, 0xac, 16);
     KVM_ARM_VCPU_INIT = write(KVM, 0xae, 32);
     KVM_ARM_PREFERRED_TARGET = read(KVM, 0xaf, 32);
     KVM_GET_REG_LIST = both(KVM, 0xb0, 8);
     KVM_ARM_SET_COUNTER_OFFSET = write(KVM, 0xb5, 16);
-    KVM_CLEAR_DIRTY_LOG = both(KVM, 0xc0, 24);
     KVM_ARM_VCPU_FINALIZE = write(KVM, 0xc2, 4);
     KVM_CREATE_DEVICE = both(KVM, 0xe0, 12);
     KVM_SET_DEVICE_ATTR = write(KVM, 0xe1, 24);
     KVM_GET_DEVICE_ATTR = write(KVM, 0xe2, 24);
-    KVM_HAS_DEVICE_ATTR = write(KVM, 0xe3, 24);
 }
 
 // linux/userfaultfd.h.
@@ -82,13 +79,9 @@ ioctls! {
 // asm-generic/ioctls.h.
 ioctls! {
     TCGETS = 0x5401;
-    TCSETS = 0x5402;
-    TCSETSW = 0x5403;
     TCGETS2 = 0x802c_542a;
     TCSETS2 = 0x402c_542b;
     TIOCSTI = 0x5412;
-    TIOCGWINSZ = 0x5413;
     TIOCSETD = 0x5423;
     TIOCLINUX = 0x541c;
-    FIONBIO = 0x5421;
 }

@@ -72,7 +72,7 @@ impl Rule {
         for test in self.when {
             match *test {
                 Test::Is(index, value) | Test::LongIs(index, value) => {
-                    arguments[usize::from(index)] = value.into()
+                    arguments[usize::from(index)] = value.into();
                 }
                 Test::OneOf(index, values) => {
                     arguments[usize::from(index)] = values.first().copied().unwrap_or_default().into();

@@ -58,6 +58,14 @@ impl Monitor {
         Self::launch(Stdio::null(), env, args)
     }
 
+    /// [`Self::spawn`] with more environment.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn spawn_on(stdin: Stdio, env: &[(&str, &str)], args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
+        Self::launch(stdin, env, args)
+    }
+
     /// [`Self::spawn`] without standard input, with descriptors of ours that keep their numbers, and arguments that are made for
     /// the test's cgroup too.
     ///

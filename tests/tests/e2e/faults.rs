@@ -22,9 +22,12 @@ use serde_json::json;
 use crate::balloon::wait_actual;
 use crate::disks::{Images, disk};
 use crate::hostile::{serves_entropy, stands};
+use crate::memory::{plugged_pages_hold_tags, resize};
 use crate::serial::{join, talk};
 use crate::{guest, net, vsock};
 
+/// Bytes of memory of the boot, and at most plugged beyond.
+const RAM: u64 = 256 * MIB;
 const CHUNK: usize = 1 << 16;
 /// What one kill may cost of the time of the whole suite.
 const FEW: usize = 2;
@@ -57,6 +60,9 @@ impl Rich {
         let interface = json!({"tap": tap, "ip": format!("10.9.{network}.1"), "mask": "255.255.255.0"});
         let guest = guest()
             .vcpus(2)
+            .set("/memory", json!({"size": RAM, "hotplug_method": "VirtioMem", "hotplug_size": RAM}))
+            // What is online as movable can always be unplugged.
+            .word("memhp_default_state=online_movable")
             .set("/disks", vec![disk(&disk_image)])
             .set("/net", vec![interface])
             .set("/pmem", vec![json!({"file": pmem})])
@@ -165,13 +171,14 @@ fn whatever_process_is_killed_at_whatever_moment_nothing_is_lost_doubled_or_left
 type Kill = fn(&mut Rich);
 
 /// What is done with each kind; the watchdog comes last, and takes the guest along.
-const KINDS: [(&str, Kill); 6] = [
+const KINDS: [(&str, Kill); 7] = [
     ("rng", entropy),
     ("net", network),
     ("vsock", sockets),
     ("pmem", persistent_memory),
     ("console", console),
     ("balloon", balloon),
+    ("mem", plugged_memory),
 ];
 
 fn entropy(rich: &mut Rich) {
@@ -290,7 +297,23 @@ fn balloon(rich: &mut Rich) {
             if size > 0 {
                 rich.kill("balloon");
             }
-            wait_actual(&rich.vm, 256 * MIB - size);
+            wait_actual(&rich.vm, RAM - size);
+        }
+    }
+}
+
+/// What is plugged and unplugged is what was asked for, whoever hears of it, and holds tags.
+fn plugged_memory(rich: &mut Rich) {
+    for round in 0..kills() {
+        for (size, killed) in [(2 * RAM, round % 2 == 0), (RAM, round % 2 != 0)] {
+            resize(&rich.vm, size);
+            if killed {
+                rich.kill("mem");
+            }
+            wait_actual(&rich.vm, size);
+            if size > RAM {
+                plugged_pages_hold_tags(&mut rich.session);
+            }
         }
     }
 }
@@ -312,7 +335,7 @@ fn watchdog(rich: &mut Rich) {
 fn processes_that_are_stopped_hold_up_no_answer_and_go_on_where_they_were() {
     let mut rich = Rich::start("granule-i", 10);
     let devices = rich.devices();
-    assert_eq!(devices.len(), 8, "{devices:?}");
+    assert_eq!(devices.len(), 9, "{devices:?}");
     let signal =
         |process: &Process, signal| kill_process(Pid::from_raw(process.pid).unwrap(), signal).unwrap();
     for process in &devices {

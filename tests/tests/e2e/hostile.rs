@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use granule_tests::client::Client;
 use granule_tests::folder::Folder;
+use granule_tests::monitor::Monitor;
 use granule_tests::session::Session;
 use granule_tests::vm::{Guest, MIB, Vm};
 use granule_tests::wait;
@@ -27,8 +28,8 @@ fn hostile_guest() -> Guest {
 }
 
 /// The function of a device.
-fn bdf(vm: &Vm, id: &str) -> String {
-    vm.monitor.info()["device_tree"][format!("_virtio-pci-{id}")]["pci_bdf"].as_str().unwrap().to_owned()
+pub fn bdf(monitor: &Monitor, id: &str) -> String {
+    monitor.info()["device_tree"][format!("_virtio-pci-{id}")]["pci_bdf"].as_str().unwrap().to_owned()
 }
 
 /// The machine is as it was: the same processes, and an API that answers in time.
@@ -49,7 +50,7 @@ pub fn serves_entropy(session: &mut Session) {
 #[test]
 fn a_queue_that_is_changed_once_it_is_live_stays_as_it_was() {
     let (vm, mut session) = talk(&hostile_guest());
-    let seen = session.check(&format!("hostile:late:{}", bdf(&vm, "__rng")));
+    let seen = session.check(&format!("hostile:late:{}", bdf(&vm.monitor, "__rng")));
     assert_eq!(seen["changed"], json!([]), "{seen}");
     serves_entropy(&mut session);
     stands(&vm);
@@ -59,7 +60,7 @@ fn a_queue_that_is_changed_once_it_is_live_stays_as_it_was() {
 #[test]
 fn rings_where_no_memory_is_are_refused() {
     let (vm, mut session) = talk(&hostile_guest());
-    let seen = session.check(&format!("hostile:places:{}", bdf(&vm, "__rng")));
+    let seen = session.check(&format!("hostile:places:{}", bdf(&vm.monitor, "__rng")));
     assert_eq!((&seen["refused"], &seen["accepted"]), (&36.into(), &0.into()), "{seen}");
     serves_entropy(&mut session);
     stands(&vm);
@@ -72,7 +73,7 @@ fn every_bad_chain_is_given_back_or_ends_in_a_reset() {
     let image = images.filled("image", 1, 4 * MIB);
     let (vm, mut session) = talk(&hostile_guest().set("/disks", vec![disk(&image)]));
     for id in ["__rng", "_disk0"] {
-        let seen = session.check(&format!("hostile:chains:{}", bdf(&vm, id)));
+        let seen = session.check(&format!("hostile:chains:{}", bdf(&vm.monitor, id)));
         assert_eq!(seen["lost"], json!([]), "{id}: {seen}");
         assert!(seen["used"].as_u64().unwrap() > 60, "{id}: {seen}");
         stands(&vm);
@@ -87,7 +88,7 @@ fn every_bad_chain_is_given_back_or_ends_in_a_reset() {
 fn a_guest_that_breaks_its_rings_is_told_to_reset_the_device() {
     let (vm, mut session) = talk(&hostile_guest());
     let process = vm.monitor.process("device rng").pid;
-    let seen = session.check(&format!("hostile:rings:{}", bdf(&vm, "__rng")));
+    let seen = session.check(&format!("hostile:rings:{}", bdf(&vm.monitor, "__rng")));
     assert!(seen.as_object().unwrap().values().all(|told| *told == true), "{seen}");
     let told = vm.monitor.events().all().iter().filter(|e| e.name() == "virtio-device:needs-reset").count();
     assert_eq!(told, 4);
@@ -100,7 +101,7 @@ fn a_guest_that_breaks_its_rings_is_told_to_reset_the_device() {
 #[test]
 fn any_register_at_any_width_and_any_doorbell_is_survived() {
     let (vm, mut session) = talk(&hostile_guest());
-    let rng = bdf(&vm, "__rng");
+    let rng = bdf(&vm.monitor, "__rng");
     assert!(session.check(&format!("hostile:registers:{rng}"))["accesses"].as_u64() > Some(10_000));
     stands(&vm);
     serves_entropy(&mut session);
@@ -113,7 +114,7 @@ fn any_register_at_any_width_and_any_doorbell_is_survived() {
 #[test]
 fn a_configuration_space_full_of_nonsense_is_mended_by_a_reset_of_the_guest() {
     let (vm, mut session) = talk(&hostile_guest());
-    let seen = session.check(&format!("hostile:configuration:{}", bdf(&vm, "__rng")));
+    let seen = session.check(&format!("hostile:configuration:{}", bdf(&vm.monitor, "__rng")));
     assert!(seen["accesses"].as_u64() > Some(10_000), "{seen}");
     stands(&vm);
     session.say("reboot");
@@ -130,7 +131,7 @@ fn a_reset_with_requests_under_way_loses_no_device() {
     let image = images.filled("image", 1, 4 * MIB);
     let (vm, mut session) = talk(&hostile_guest().set("/disks", vec![disk(&image)]));
     for id in ["_disk0", "__rng"] {
-        assert_eq!(session.check(&format!("hostile:in-flight:{}", bdf(&vm, id)))["rounds"], 60);
+        assert_eq!(session.check(&format!("hostile:in-flight:{}", bdf(&vm.monitor, id)))["rounds"], 60);
         stands(&vm);
     }
     serves_entropy(&mut session);
@@ -144,7 +145,7 @@ fn a_read_only_disk_is_read_only_whatever_is_asked_of_its_process() {
     let image = images.filled("image", 1, MIB);
     let readonly = with(disk(&image), &json!({"readonly": true}));
     let (vm, mut session) = talk(&hostile_guest().set("/disks", vec![readonly]));
-    let seen = session.check(&format!("hostile:read-only:{}", bdf(&vm, "_disk0")));
+    let seen = session.check(&format!("hostile:read-only:{}", bdf(&vm.monitor, "_disk0")));
     // 1: error, 2: not supported.
     let refused = |status: &Value| *status == 1 || *status == 2;
     assert!(seen.as_object().unwrap().values().all(refused), "{seen}");
@@ -159,7 +160,7 @@ fn a_device_process_that_goes_silent_delays_no_answer_and_is_replaced() {
     let stopped = vm.monitor.process("device rng");
     kill_process(Pid::from_raw(stopped.pid).unwrap(), Signal::STOP).unwrap();
     // The driver leaves, and waits for a device that does not answer.
-    session.say(&format!("run hostile:late:{}", bdf(&vm, "__rng")));
+    session.say(&format!("run hostile:late:{}", bdf(&vm.monitor, "__rng")));
     let replaced = wait::until(wait::LONG, || {
         stands(&vm);
         let all = vm.monitor.processes();

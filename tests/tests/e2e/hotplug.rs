@@ -64,6 +64,26 @@ fn a_disk_comes_works_and_goes_and_comes_again() {
 }
 
 #[test]
+fn a_port_resets_what_is_behind_it_with_the_interrupt_that_waits() {
+    let images = Images::new();
+    let image = images.filled("image", 1, 4 * MIB);
+    let (vm, mut session) = talk(&guest());
+    let bdf = add(&vm, &disk(&image))["bdf"].as_str().unwrap().to_owned();
+    wait_disks(&mut session, &["vda"]);
+    let seen = session.check(&format!("hostile:bus-reset:{bdf}"));
+    assert_eq!(
+        (&seen["raised"], &seen["before"]),
+        (&true.into(), &json!({"status": 15, "pending": 1})),
+        "{seen}"
+    );
+    assert_eq!(seen["after"], json!({"status": 0, "pending": 0}));
+    // Its driver has it again.
+    wait_disks(&mut session, &["vda"]);
+    assert_eq!(session.check(&format!("disk:read:vda:1:0:{}", 4 * MIB))["wrong"], 0);
+    vm.monitor.shutdown();
+}
+
+#[test]
 fn five_in_a_row_have_a_slot_each() {
     let images = Images::new();
     let (vm, mut session) = talk(&guest().vcpus(2));

@@ -14,12 +14,12 @@ use crate::snapshot::{goes_on, kills, restore, url};
 
 const KIB: u64 = 1024;
 
-fn resize(vm: &Vm, bytes: u64) {
+pub fn resize(vm: &Vm, bytes: u64) {
     let resized = vm.monitor.send("vm.resize", &json!({"desired_ram": bytes}));
     assert_eq!(resized.code, 204, "{resized:?}");
 }
 
-fn plugged_pages_hold_tags(session: &mut granule_tests::session::Session) {
+pub fn plugged_pages_hold_tags(session: &mut granule_tests::session::Session) {
     let seen = session.check("memory-tags");
     assert!(seen["plugged_pages"].as_u64().unwrap() > 0, "{seen}");
     assert_eq!(seen["wrong"], 0, "{seen}");

@@ -39,7 +39,7 @@ fn progress(monitor: &Monitor) -> Value {
     monitor.info()["memory_restore"].clone()
 }
 
-fn wait_settled(monitor: &Monitor) -> Value {
+pub fn wait_settled(monitor: &Monitor) -> Value {
     let settled = wait::until(wait::LONG, || {
         let progress = progress(monitor);
         (progress["state"] != "Filling").then_some(progress)

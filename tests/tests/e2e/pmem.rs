@@ -37,7 +37,7 @@ impl Images {
     }
 
     /// An image with a file system, which a guest without tags has made on it.
-    fn formatted(&self, name: &str, seed: u64) -> String {
+    pub fn formatted(&self, name: &str, seed: u64) -> String {
         let image = self.empty(name, IMAGE);
         let (vm, mut session) = talk(&with(json!({"file": image}), false));
         assert_dax(&session.check(&format!("pmem:format:{seed}:{DATA}")));

@@ -8,10 +8,11 @@ use std::arch::global_asm;
 use std::fs;
 
 use granule_tests::console::Console;
+use granule_tests::folder::Folder;
 use granule_tests::monitor::Monitor;
 use granule_tests::session::Session;
 use granule_tests::vm::{MIB, Vm};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::serial::join;
 
@@ -182,19 +183,23 @@ fn image() -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(start, end as usize - start as usize) }
 }
 
+/// A VM of it; what it needs, and its serial port's socket, come to the monitor's folder.
+pub fn guest(folder: &Folder) -> Value {
+    fs::write(folder.file("kernel"), image()).unwrap();
+    json!({
+        "cpus": {"boot_vcpus": 1, "max_vcpus": 1, "features": {"mte": true}},
+        "memory": {"size": 8 * MIB},
+        "payload": {"kernel": folder.file("kernel")},
+        "rng": {"src": "/dev/urandom"},
+        "serial": {"mode": "Socket", "socket": folder.file("serial.sock")},
+        "console": {"mode": "Off"},
+    })
+}
+
 /// A guest that has written its memory.
 pub fn boot() -> (Vm, Session) {
     let monitor = Monitor::start();
-    fs::write(monitor.folder().file("kernel"), image()).unwrap();
-    let body = json!({
-        "cpus": {"boot_vcpus": 1, "max_vcpus": 1, "features": {"mte": true}},
-        "memory": {"size": 8 * MIB},
-        "payload": {"kernel": monitor.folder().file("kernel")},
-        "rng": {"src": "/dev/urandom"},
-        "serial": {"mode": "Socket", "socket": monitor.folder().file("serial.sock")},
-        "console": {"mode": "Off"},
-    });
-    let created = monitor.send("vm.create", &body);
+    let created = monitor.send("vm.create", &guest(monitor.folder()));
     assert_eq!(created.code, 204, "{created:?}");
     monitor.must("vm.boot");
     let console = Console::new(monitor.folder().path().join("console"));

@@ -8,6 +8,8 @@ use super::physical::{PAGE, Page, Window};
 pub const BAR_SIZE: usize = 0x8000;
 /// The doorbells, four bytes each.
 pub const NOTIFY: usize = 0x3000;
+/// Pending bits of the interrupt vectors.
+pub const PENDING: usize = 0x5000;
 /// Descriptors of the queues that are set up here.
 pub const SIZE: u16 = 16;
 
@@ -18,6 +20,7 @@ pub mod common {
     pub const STATUS: (usize, usize) = (0x14, 1);
     pub const QUEUE_SELECT: (usize, usize) = (0x16, 2);
     pub const QUEUE_SIZE: (usize, usize) = (0x18, 2);
+    pub const QUEUE_MSIX_VECTOR: (usize, usize) = (0x1a, 2);
     pub const QUEUE_ENABLE: (usize, usize) = (0x1c, 2);
     pub const QUEUE_DESC: (usize, usize) = (0x20, 8);
     pub const QUEUE_DRIVER: (usize, usize) = (0x28, 8);
@@ -112,6 +115,18 @@ impl Device {
     /// Greets it and sets queue 0 up properly.
     pub fn start(&self) -> Result<Queue, String> {
         self.greet()?;
+        self.open()
+    }
+
+    /// As [`Self::start`]; the queue has this interrupt vector, which is routed nowhere.
+    pub fn start_with_vector(&self, vector: u16) -> Result<Queue, String> {
+        self.greet()?;
+        self.set(common::QUEUE_SELECT, 0);
+        self.set(common::QUEUE_MSIX_VECTOR, vector.into());
+        self.open()
+    }
+
+    fn open(&self) -> Result<Queue, String> {
         let queue = Queue { rings: Page::new()?, buffers: Page::new()? };
         let base = queue.rings.address();
         self.start_at(base, base + AVAILABLE as u64, base + USED as u64);
@@ -137,7 +152,8 @@ impl Device {
         outcome
     }
 
-    fn wait(&self, mut there: impl FnMut() -> bool) -> bool {
+    /// Waits until something is so.
+    pub fn wait(&self, mut there: impl FnMut() -> bool) -> bool {
         let since = Instant::now();
         while !there() {
             if since.elapsed() > PATIENCE {

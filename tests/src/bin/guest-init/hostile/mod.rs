@@ -16,7 +16,7 @@ use std::path::Path;
 use serde_json::json;
 
 use crate::checks::Seen;
-use device::Device;
+use device::{Device, common};
 use physical::Window;
 
 /// Carries out `ATTACK:BDF`.
@@ -37,10 +37,29 @@ pub fn look(words: &str) -> Seen {
     write(&format!("{folder}/enable"), "1")?;
     // Bus master, which the driver has taken away when it left.
     let window = Window::file(&format!("{folder}/resource0"), 0, device::BAR_SIZE)?;
-    let seen = attacks::carry_out(attack, &Device::new(window));
+    let device = Device::new(window);
+    let seen = match attack {
+        "bus-reset" => bus_reset(&device, &folder),
+        _ => attacks::carry_out(attack, &device),
+    };
     write(&format!("{folder}/enable"), "0")?;
     write("/sys/bus/pci/drivers/virtio-pci/bind", &bdf)?;
     seen
+}
+
+/// The port that the function is behind resets what is there, an interrupt that waits included.
+fn bus_reset(device: &Device, folder: &str) -> Seen {
+    let queue = device.start_with_vector(0)?;
+    queue.describe(0, queue.buffer().0, 64, device::WRITE, 0);
+    queue.offer(0, 0);
+    device.notify(0);
+    let look =
+        || json!({"status": device.get(common::STATUS), "pending": device.bar.read(device::PENDING, 1)});
+    let raised = device.wait(|| device.bar.read(device::PENDING, 1) != 0);
+    let before = look();
+    write(&format!("{folder}/reset_method"), "bus")?;
+    write(&format!("{folder}/reset"), "1")?;
+    Ok(json!({"raised": raised, "before": before, "after": look()}))
 }
 
 /// Every register of the configuration spaces of the first buses, at every width, read and then written with nonsense.
