@@ -77,12 +77,13 @@ impl Rich {
         rich
     }
 
-    /// Has the guest bring up what listens in it.
+    /// Has the guest bring up what listens in it, and the drivers that it does not begin with.
     fn serve(&mut self) {
         self.session.say(&format!("start tcp {}", net::address(self.network)));
         self.session.line("GRANULE started tcp");
         vsock::start_service(&mut self.session);
         self.session.check("balloon");
+        self.session.check("memory");
     }
 
     /// Ends a process at any moment of the next fifth of a second, and waits until its successor serves.
