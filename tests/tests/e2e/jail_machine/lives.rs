@@ -38,7 +38,7 @@ pub struct End {
     /// Of the process that was started.
     pub status: ExitStatus,
     /// What went wrong before.
-    pub wrong: Option<Box<dyn Any + Send>>,
+    pub wrong: Option<String>,
 }
 
 impl End {
@@ -112,13 +112,19 @@ impl Life {
             (self.course)(&monitor, ours);
             assert_eq!(monitor.put("vmm.shutdown").code, 200);
         });
-        let wrong = catch_unwind(course).err();
+        let wrong = catch_unwind(course).err().map(|payload| text(&*payload));
         if wrong.is_some() && monitor.alive().is_ok() {
             // It goes on without whoever was killed.
             monitor.signal(Signal::TERM);
         }
         End { status: monitor.wait(), wrong }
     }
+}
+
+/// What a panic said.
+fn text(payload: &(dyn Any + Send)) -> String {
+    let literal = payload.downcast_ref::<&str>().map(ToString::to_string);
+    payload.downcast_ref().cloned().or(literal).unwrap_or_default()
 }
 
 /// A terminal: the side of who uses it, and ours.
