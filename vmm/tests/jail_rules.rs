@@ -36,7 +36,6 @@ fn elsewhere(kind: JailKind) -> &'static [(&'static str, &'static str)] {
         JailKind::Mover => &[
             #[cfg(not(target_arch = "aarch64"))]
             ("mmap", "a window on tags, which this architecture has not: e2e jail_machine"),
-            ("fallocate", "a page that is saved twice, and was not zero the first time"),
             ("ppoll", "placing pages under a guest that runs: e2e jail_machine"),
             ("read", "the same"),
             ("ioctl", "the same"),
@@ -53,7 +52,7 @@ fn every_rule_is_needed(kind: JailKind, work: impl Fn(Option<&str>) -> Result<Ex
     if cfg!(not(target_arch = "x86_64")) {
         return;
     }
-    // The second is for guests that are restored on demand: e2e on_demand, and e2e jail_machine of the machine's.
+    // The second is for guests that are restored on demand: e2e jail_machine.
     let runtime = [Table::runtime().rules, Table::late_memory().rules].concat();
     let mut unneeded = Vec::new();
     for (index, rule) in Table::of(kind).rules.iter().enumerate() {

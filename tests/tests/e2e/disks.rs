@@ -14,7 +14,8 @@ use granule_tests::wait;
 use serde_json::{Value, json};
 
 use crate::guest;
-use crate::serial::talk;
+use crate::serial::{join, talk};
+use crate::snapshot::{restore, url};
 
 /// Images in a folder of their own.
 pub struct Images(Folder);
@@ -214,7 +215,7 @@ fn a_limited_disk_is_slow_and_right() {
 }
 
 #[test]
-fn disks_of_a_group_move_together_no_more_than_one_may() {
+fn disks_of_a_group_move_together_no_more_than_one_may_whatever_becomes_of_the_guest() {
     let images = Images::new();
     let disks = [("a", 15), ("b", 16)].map(|(name, seed)| {
         with(disk(&images.filled(name, seed, 4 * MIB)), &json!({"rate_limit_group": "slow"}))
@@ -222,14 +223,34 @@ fn disks_of_a_group_move_together_no_more_than_one_may() {
     let limit = json!({"bandwidth": {"size": 4 * MIB, "refill_time": 4000}});
     let groups = json!([{"id": "slow", "rate_limiter_config": limit}]);
     let (vm, mut session) = talk(&guest_with(disks.to_vec()).set("/rate_limit_groups", groups));
+    both_are_slow(&mut session, || successor(&vm, 0).kill());
+
+    vm.monitor.must("vm.reboot");
+    let mut session = join(&vm);
+    session.line("GRANULE serving");
+    both_are_slow(&mut session, || ());
+
+    let store = Folder::new();
+    let path = store.file("one");
+    vm.monitor.must("vm.pause");
+    let saved = vm.monitor.send("vm.snapshot", &json!({"destination_url": url(&path)}));
+    assert_eq!(saved.code, 204, "{saved:?}");
+    vm.monitor.must("vm.delete");
+    vm.monitor.shutdown();
+    let (vm, mut session) = restore(Monitor::start(), &path, true);
+    both_are_slow(&mut session, || ());
+    vm.monitor.shutdown();
+}
+
+/// Reads both disks of a group that moves four MiB at once, and one per second.
+fn both_are_slow(session: &mut Session, between: impl FnOnce()) {
     let started = Instant::now();
     assert_right(&session.check(&format!("disk:read:vda:15:0:{}", 4 * MIB)));
-    successor(&vm, 0).kill();
+    between();
     assert_right(&session.check(&format!("disk:read:vdb:16:0:{}", 4 * MIB)));
-    // Four MiB at once, the other four at one per second, but for the debt of one request.
+    // But for the debt of one request.
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(2500), "{took:?}");
-    vm.monitor.shutdown();
 }
 
 #[test]

@@ -151,3 +151,9 @@ fn a_mover_needs_each_line_that_takes_a_guest() {
     ends_without_each(&lives::TRAVELS, that_say(READS_TAGS), |end| !end.is_good());
     ends_without_each(&lives::WAKES_EARLY, that_say(PLACES), |end| !end.is_good());
 }
+
+#[test]
+fn a_device_whose_memory_comes_later_needs_the_line_for_it() {
+    let line = lines("rng").into_iter().filter(|line| line.why == WAKES_EARLY[0]).collect();
+    ends_without_each(&lives::WAKES_EARLY_WITH_DEVICES, line, |end| !end.is_good());
+}

@@ -5,8 +5,9 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::process::ExitStatus;
+use std::process::{Child, ExitStatus};
 
+use granule_devices::dirty::LogFile;
 use granule_snapshot::layout::{Layout, PageSize, Region};
 use granule_snapshot::manifest::{FileSum, Manifest, SnapshotId};
 use rustix::net::{
@@ -19,46 +20,95 @@ use super::process::{self, FIRST, Failed};
 
 const GPA: u64 = 0x4000_0000;
 const SIZE: u64 = 1 << 20;
+/// Where memory is not empty.
+const PAGE: u64 = 8192;
 
-/// Saves, then restores, each in a process of its own; answers how the last one ended.
+/// Saves, then restores, then saves what changes meanwhile, each in a process of its own; answers how the last one ended.
 pub fn run(dropped: Option<&str>) -> Result<ExitStatus, Failed> {
     let memory = memfd(SIZE);
-    memory.write_all_at(&[7; 5000], 8192).unwrap();
-    let (raw, pages) = (memfd(0), memfd(0));
-    let slots = json!({ "memory": 1, "pages": 2, "tags": null });
-    let order = json!({ "Save": { "machine": 0, "files": slots, "parent": [], "live": false } });
-    let (saved, _) = job(&order, &memory, [&raw, &pages], dropped)?;
-    let sum = &saved["Saved"]["pages"];
+    memory.write_all_at(&[7; 5000], PAGE).unwrap();
+    let files = [memfd(0), memfd(0)];
+    let mover = Mover::start(&save(false), &memory, None, &files, dropped);
+    let saved = mover.last_word("Saved")?;
+    mover.end();
+    let sum = &saved["pages"];
     let (size, sum) = sum[0].as_u64().zip(sum[1].as_u64()).ok_or(Failed)?;
-    let layers = json!([{ "manifest": manifest(size, sum), "files": slots }]);
+    let layers = json!([{ "manifest": manifest(size, sum), "files": slots() }]);
     let order = json!({ "Restore": { "machine": 0, "layers": layers } });
-    let (restored, status) = job(&order, &memfd(SIZE), [&raw, &pages], dropped)?;
-    if restored == "Restored" { Ok(status) } else { Err(Failed) }
+    let mover = Mover::start(&order, &memfd(SIZE), None, &files, dropped);
+    mover.last_word("Restored")?;
+    mover.end();
+    save_live(&memory, dropped)
 }
 
-fn job(
-    order: &Value,
-    memory: &File,
-    files: [&File; 2],
-    dropped: Option<&str>,
-) -> Result<(Value, ExitStatus), Failed> {
-    let (control, theirs) = process::pair();
-    let (machine, passed_on) = process::pair();
-    let words = ["mover", "--fd", &FIRST.to_string()].map(str::to_owned);
-    let mut child = process::start(&words, vec![theirs], dropped);
-    let regions = json!({ "regions": [{ "gpa": GPA, "size": SIZE, "offset": 0 }] });
-    // Both wait in the sockets, whatever the mover does.
-    send(&machine, &regions, &[memory.as_fd()]);
-    send(&control, order, &[passed_on.as_fd(), files[0].as_fd(), files[1].as_fd()]);
-    drop(passed_on);
-    let last = loop {
-        match receive(&control) {
-            Ok(told) if told.get("Progress").is_some() => {}
-            told => break told,
-        }
-    };
-    let status = child.wait().unwrap();
-    last.map(|last| (last, status))
+/// A page that was saved is empty a round later.
+fn save_live(memory: &File, dropped: Option<&str>) -> Result<ExitStatus, Failed> {
+    let log = LogFile::create(GPA + SIZE).unwrap();
+    let mover = Mover::start(&save(true), memory, Some(&log), &[memfd(0), memfd(0)], dropped);
+    mover.last_word("Copied")?;
+    memory.write_all_at(&[0; 4096], PAGE).unwrap();
+    log.map().unwrap().mark(GPA + PAGE, 4096);
+    mover.order(&json!("Round"));
+    mover.last_word("Copied")?;
+    mover.order(&json!("Complete"));
+    mover.last_word("Saved")?;
+    Ok(mover.end())
+}
+
+fn slots() -> Value {
+    json!({ "memory": 1, "pages": 2, "tags": null })
+}
+
+fn save(live: bool) -> Value {
+    json!({ "Save": { "machine": 0, "files": slots(), "parent": [], "live": live } })
+}
+
+/// A mover at work.
+struct Mover {
+    control: OwnedFd,
+    child: Child,
+}
+
+impl Mover {
+    /// Gives it an order; guest memory waits in the socket, with the log of what is written to it.
+    fn start(
+        order: &Value,
+        memory: &File,
+        log: Option<&LogFile>,
+        files: &[File; 2],
+        dropped: Option<&str>,
+    ) -> Self {
+        let (control, theirs) = process::pair();
+        let (machine, passed_on) = process::pair();
+        let words = ["mover", "--fd", &FIRST.to_string()].map(str::to_owned);
+        let child = process::start(&words, vec![theirs], dropped);
+        let region = json!({ "gpa": GPA, "size": SIZE, "offset": 0 });
+        let regions = json!({ "regions": [region], "log": log.map(|log| log.size) });
+        let shared: Vec<_> = [Some(memory), log.map(|log| &*log.file)].into_iter().flatten().collect();
+        send(&machine, &regions, &shared.iter().map(|file| file.as_fd()).collect::<Vec<_>>());
+        send(&control, order, &[passed_on.as_fd(), files[0].as_fd(), files[1].as_fd()]);
+        Self { control, child }
+    }
+
+    /// What comes after all progress, if it is of that name.
+    fn last_word(&self, name: &str) -> Result<Value, Failed> {
+        let told = loop {
+            let told = receive(&self.control)?;
+            if told.get("Progress").is_none() {
+                break told;
+            }
+        };
+        if told == name { Ok(told) } else { told.get(name).cloned().ok_or(Failed) }
+    }
+
+    /// One that is dead does not listen, and says nothing either.
+    fn order(&self, order: &Value) {
+        let _ = rustix::net::send(&self.control, order.to_string().as_bytes(), SendFlags::NOSIGNAL);
+    }
+
+    fn end(mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
 }
 
 fn send(to: &OwnedFd, message: &Value, fds: &[std::os::fd::BorrowedFd<'_>]) {

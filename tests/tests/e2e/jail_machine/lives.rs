@@ -95,6 +95,19 @@ pub const TRAVELS: Life = Life { terminal: false, course: |monitor, _| comes_bac
 /// Restored, its memory coming later.
 pub const WAKES_EARLY: Life = Life { terminal: false, course: |monitor, _| comes_back(monitor, "OnDemand") };
 
+/// The same with a device at work, whose process has to wait for memory too.
+pub const WAKES_EARLY_WITH_DEVICES: Life = Life {
+    terminal: false,
+    course: |monitor, _| {
+        drop(boot_linux(monitor, &json!([])));
+        let mut session = leaves_and_returns(monitor, &Folder::new(), "OnDemand");
+        settles(monitor, "OnDemand");
+        // Else the guest would wait for it in vain.
+        assert!(!monitor.errors().contains("a device process died"), "{}", monitor.errors());
+        session.check("rng");
+    },
+};
+
 /// The terminal on its standard input is the guest's.
 pub const SPEAKS: Life = Life { terminal: true, course: has_the_standard_input };
 
@@ -138,20 +151,28 @@ fn terminal() -> (OwnedFd, OwnedFd) {
 
 fn comes_back(monitor: &Monitor, restore: &str) {
     let store = Folder::new();
-    let mut session = boot(monitor, &tiny::guest(monitor.folder()));
-    tiny::is_right(&mut session);
-    let save = |name: &str, live: bool| {
-        let url = format!("file://{}", store.file(name));
-        send(monitor, "vm.snapshot", &json!({"destination_url": url, "live": live}));
-        url
-    };
-    save("live", true);
+    tiny::is_right(&mut boot(monitor, &tiny::guest(monitor.folder())));
+    save(monitor, &store, "live", true);
+    tiny::is_right(&mut leaves_and_returns(monitor, &store, restore));
+    settles(monitor, restore);
+}
+
+fn save(monitor: &Monitor, store: &Folder, name: &str, live: bool) -> String {
+    let url = format!("file://{}", store.file(name));
+    send(monitor, "vm.snapshot", &json!({"destination_url": url, "live": live}));
+    url
+}
+
+fn leaves_and_returns(monitor: &Monitor, store: &Folder, restore: &str) -> Session {
     monitor.must("vm.pause");
-    let url = save("paused", false);
+    let url = save(monitor, store, "paused", false);
     monitor.must("vm.delete");
     let body = json!({"source_url": url, "memory_restore_mode": restore, "resume": true});
     send(monitor, "vm.restore", &body);
-    tiny::is_right(&mut join(monitor));
+    join(monitor)
+}
+
+fn settles(monitor: &Monitor, restore: &str) {
     if restore == "OnDemand" {
         let settled = on_demand::wait_settled(monitor);
         assert_eq!(settled["state"], "Complete", "{settled}");
