@@ -47,7 +47,7 @@ impl Monitor {
     /// # Panics
     /// If the program cannot be started.
     pub fn spawn(stdin: Stdio, args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
-        Self::launch(stdin, &[], args)
+        Self::spawn_on(stdin, &[], args)
     }
 
     /// [`Self::spawn`] without standard input and with more environment.
@@ -55,7 +55,7 @@ impl Monitor {
     /// # Panics
     /// If the program cannot be started.
     pub fn spawn_with_env(env: &[(&str, &str)], args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
-        Self::launch(Stdio::null(), env, args)
+        Self::spawn_on(Stdio::null(), env, args)
     }
 
     /// [`Self::spawn`] with more environment.
@@ -63,7 +63,7 @@ impl Monitor {
     /// # Panics
     /// If the program cannot be started.
     pub fn spawn_on(stdin: Stdio, env: &[(&str, &str)], args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
-        Self::launch(stdin, env, args)
+        Self::launch(stdin, env, &[], |folder, _| args(folder))
     }
 
     /// [`Self::spawn`] without standard input, with descriptors of ours that keep their numbers, and arguments that are made for
@@ -72,14 +72,10 @@ impl Monitor {
     /// # Panics
     /// If the program cannot be started.
     pub fn spawn_with_fds(fds: &[BorrowedFd<'_>], args: impl FnOnce(&Folder, &Group) -> Vec<String>) -> Self {
-        Self::launch_with(Stdio::null(), &[], fds, args)
+        Self::launch(Stdio::null(), &[], fds, args)
     }
 
-    fn launch(stdin: Stdio, env: &[(&str, &str)], args: impl FnOnce(&Folder) -> Vec<String>) -> Self {
-        Self::launch_with(stdin, env, &[], |folder, _| args(folder))
-    }
-
-    fn launch_with(
+    fn launch(
         stdin: Stdio,
         env: &[(&str, &str)],
         fds: &[BorrowedFd<'_>],

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::guest;
 use crate::serial::{join, talk};
-use crate::snapshot::{restore, url};
+use crate::snapshot::{restore, snapshot};
 
 /// Images in a folder of their own.
 pub struct Images(Folder);
@@ -233,8 +233,7 @@ fn disks_of_a_group_move_together_no_more_than_one_may_whatever_becomes_of_the_g
     let store = Folder::new();
     let path = store.file("one");
     vm.monitor.must("vm.pause");
-    let saved = vm.monitor.send("vm.snapshot", &json!({"destination_url": url(&path)}));
-    assert_eq!(saved.code, 204, "{saved:?}");
+    snapshot(&vm.monitor, &path);
     vm.monitor.must("vm.delete");
     vm.monitor.shutdown();
     let (vm, mut session) = restore(Monitor::start(), &path, true);

@@ -1,5 +1,5 @@
 //! No line of the machine's own table, or of its threads', is there for nothing: without it, the machine dies of a life that
-//! it would have led.
+//! it would have led. Nor is one of the mover's that takes a guest, or the devices' for memory that comes later.
 //!
 //! `vmm/tests/jail_rules.rs` does so with the tables of the devices, `seccomp/tests/jail` with what every process and every
 //! thread needs.

@@ -26,12 +26,17 @@ pub fn talk_when(guest: &Guest, mark: &str) -> (Vm, Session) {
 }
 
 pub fn join(vm: &Vm) -> Session {
-    let stream = stream(vm);
+    join_at(&vm.monitor)
+}
+
+/// As [`join`], where there is but a monitor.
+pub fn join_at(monitor: &Monitor) -> Session {
+    let stream = stream(monitor);
     Session::new(stream.try_clone().unwrap(), stream)
 }
 
-fn stream(vm: &Vm) -> UnixStream {
-    let path = vm.monitor.folder().file("serial.sock");
+fn stream(monitor: &Monitor) -> UnixStream {
+    let path = monitor.folder().file("serial.sock");
     UnixStream::connect(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
@@ -134,7 +139,7 @@ fn socket_talks_both_ways_and_can_be_left_and_joined_again() {
 fn a_socket_that_nobody_reads_does_not_hold_the_guest_up() {
     let serial = json!({"mode": "Socket"});
     let vm = Vm::boot(&guest().set("/serial", serial).word("loglevel=8").word("granule.then=poweroff"));
-    let _silent = stream(&vm);
+    let _silent = stream(&vm.monitor);
     assert_eq!(vm.monitor.wait().code(), Some(0));
 }
 
@@ -148,7 +153,7 @@ fn a_pty_that_nobody_reads_does_not_hold_the_guest_up() {
 #[test]
 fn input_that_the_guest_does_not_read_is_kept_within_bounds() {
     let vm = Vm::boot(&guest().set("/serial", json!({"mode": "Socket"})).word("granule.then=idle"));
-    let mut stream = stream(&vm);
+    let mut stream = stream(&vm.monitor);
     stream.set_nonblocking(true).unwrap();
     let mut taken = 0;
     // Sixteen MiB at most; between two pieces everybody has time to take the first one.

@@ -5,7 +5,6 @@
 use std::any::Any;
 use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
 use std::sync::LazyLock;
@@ -21,7 +20,7 @@ use serde_json::{Value, json};
 use crate::disks::{Images, disk};
 use crate::hotplug::wait_disks;
 use crate::pmem::Images as PmemImages;
-use crate::serial::Following;
+use crate::serial::{Following, join_at};
 use crate::{guest, hostile, on_demand, tiny};
 
 /// A way to spend a machine's time.
@@ -169,7 +168,7 @@ fn leaves_and_returns(monitor: &Monitor, store: &Folder, restore: &str) -> Sessi
     monitor.must("vm.delete");
     let body = json!({"source_url": url, "memory_restore_mode": restore, "resume": true});
     send(monitor, "vm.restore", &body);
-    join(monitor)
+    join_at(monitor)
 }
 
 fn settles(monitor: &Monitor, restore: &str) {
@@ -199,12 +198,7 @@ fn boot_linux(monitor: &Monitor, pmem: &Value) -> Session {
 fn boot(monitor: &Monitor, body: &Value) -> Session {
     send(monitor, "vm.create", body);
     monitor.must("vm.boot");
-    join(monitor)
-}
-
-fn join(monitor: &Monitor) -> Session {
-    let stream = UnixStream::connect(monitor.folder().file("serial.sock")).unwrap();
-    Session::new(stream.try_clone().unwrap(), stream)
+    join_at(monitor)
 }
 
 fn send(monitor: &Monitor, call: &str, body: &Value) {
